@@ -1,0 +1,143 @@
+//! One typed message a packet over a `SOCK_SEQPACKET` pair, with descriptors beside it.
+//!
+//! The peer may be hostile (a relay parses packets): a message has a bounded size, an unknown one is an error and never a
+//! panic, and a truncated control message (`MSG_CTRUNC`) is a refusal, not a message without its descriptors.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The largest message, in bytes. Batches of records are cut to fit.
+pub const MAX_MESSAGE: usize = 64 * 1024;
+
+/// The most descriptors beside one message (SCM_MAX_FD is 253; nothing of ours needs more than this).
+pub const MAX_DESCRIPTORS: usize = 34;
+
+/// What can go wrong between two roles.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The peer has gone.
+    #[error("the other side has closed the channel")]
+    Closed,
+    /// A non-blocking channel has nothing to read, or no room to write.
+    #[error("the channel would block")]
+    WouldBlock,
+    /// Bytes that are no message of this direction, too many of them, or lost descriptors.
+    #[error("not a message: {0}")]
+    Malformed(String),
+    /// The kernel's own error.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl From<nix::Error> for ChannelError {
+    fn from(errno: nix::Error) -> Self {
+        match errno {
+            nix::Error::EAGAIN => Self::WouldBlock,
+            nix::Error::EPIPE | nix::Error::ECONNRESET => Self::Closed,
+            other => Self::Io(other.into()),
+        }
+    }
+}
+
+/// One end: sends `Out`, receives `In`.
+#[derive(Debug)]
+pub struct Channel<Out, In> {
+    fd: OwnedFd,
+    direction: PhantomData<fn(Out) -> In>,
+}
+
+/// Makes both ends of a channel; close-on-exec, blocking.
+pub fn pair<A, B>() -> io::Result<(Channel<A, B>, Channel<B, A>)> {
+    let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+    Ok((Channel::from(a), Channel::from(b)))
+}
+
+impl<Out, In> From<OwnedFd> for Channel<Out, In> {
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd, direction: PhantomData }
+    }
+}
+
+impl<Out, In> From<Channel<Out, In>> for OwnedFd {
+    fn from(channel: Channel<Out, In>) -> OwnedFd {
+        channel.fd
+    }
+}
+
+impl<Out, In> AsFd for Channel<Out, In> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl<Out, In> AsRawFd for Channel<Out, In> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
+    /// Sends one message.
+    pub fn send(&self, message: &Out) -> Result<(), ChannelError> {
+        self.send_with(message, &[])
+    }
+
+    /// Sends one message with descriptors, which stay the caller's own as well.
+    pub fn send_with(&self, message: &Out, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        let bytes = postcard::to_stdvec(message).map_err(|e| ChannelError::Malformed(e.to_string()))?;
+        if bytes.len() > MAX_MESSAGE {
+            return Err(ChannelError::Malformed(format!("{} bytes are more than {MAX_MESSAGE}", bytes.len())));
+        }
+        let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+        loop {
+            match sendmsg::<()>(self.fd.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None) {
+                Ok(_) => return Ok(()),
+                Err(nix::Error::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Receives one message and the descriptors beside it (close-on-exec).
+    pub fn receive(&self) -> Result<(In, Vec<OwnedFd>), ChannelError> {
+        let mut buffer = vec![0; MAX_MESSAGE + 1];
+        let mut control = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let (length, descriptors, lost) = loop {
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            match recvmsg::<()>(self.fd.as_raw_fd(), &mut parts, Some(&mut control), flags) {
+                Ok(got) => {
+                    let mut descriptors = Vec::new();
+                    for part in got.cmsgs()? {
+                        if let ControlMessageOwned::ScmRights(fds) = part {
+                            for fd in fds {
+                                // SAFETY: the kernel has just installed this descriptor for this call; nobody else knows its number.
+                                descriptors.push(unsafe { OwnedFd::from_raw_fd(fd) });
+                            }
+                        }
+                    }
+                    break (got.bytes, descriptors, got.flags.intersects(MsgFlags::MSG_CTRUNC | MsgFlags::MSG_TRUNC));
+                }
+                Err(nix::Error::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        if lost {
+            return Err(ChannelError::Malformed("it was cut short".into()));
+        }
+        if length == 0 {
+            return Err(ChannelError::Closed);
+        }
+        let message = postcard::from_bytes(&buffer[..length]).map_err(|e| ChannelError::Malformed(e.to_string()))?;
+        Ok((message, descriptors))
+    }
+}

@@ -1,0 +1,3 @@
+//! The netjail program; everything is in the library.
+
+fn main() {}
