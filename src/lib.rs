@@ -4,5 +4,7 @@
 
 pub mod control;
 pub mod flow;
+pub mod log;
+pub mod overlay;
 pub mod policy;
 pub mod registry;
