@@ -4,6 +4,7 @@
 
 pub mod control;
 pub mod flow;
+pub mod jail;
 pub mod log;
 pub mod overlay;
 pub mod policy;

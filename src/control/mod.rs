@@ -2,5 +2,8 @@
 //!
 //! - [`channel`]: a SEQPACKET socket that carries one typed message a packet, with descriptors.
 //! - [`messages`]: the messages, one enum for each direction of each pair.
+//! - [`rundir`]: the folder where the control sockets of live jails are.
 
 pub mod channel;
+pub mod messages;
+pub mod rundir;

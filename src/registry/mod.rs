@@ -1,7 +1,7 @@
 //! The registry: what the user writes, as typed entries.
 //!
-//! - [`id`]: `namespace:name`.
-//! - [`network`]: what a `network.*` entry says, ready to be driven.
+//! - [`Id`]: `namespace:name`.
+//! - [`Network`]: what a `network.*` entry says, ready to be driven.
 
 mod id;
 mod network;

@@ -1,0 +1,129 @@
+//! What can be written on the command line; help, completions and manual pages come from here too.
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use clap::{Args, Parser};
+
+/// Starts a command in a network namespace whose only way out is the overlay you choose.
+#[derive(Debug, Parser)]
+#[command(name = "netjail", version, disable_help_subcommand = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub subcommand: Subcommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Subcommand {
+    /// Run a command in a jail.
+    Run(RunArguments),
+    /// Run your shell in a jail.
+    Shell(ShellArguments),
+    /// List the jails that run.
+    Ps(PsArguments),
+    /// Run a command in a jail that runs.
+    Exec(ExecArguments),
+    /// End a jail and everything in it.
+    Stop(StopArguments),
+}
+
+/// Which way out, and how the jail is built.
+#[derive(Debug, Args)]
+pub struct JailArguments {
+    /// The network to use: an id of the registry (app:tor), its bare name where only one fits, or `nil` for a direct dial.
+    #[arg(long, value_name = "ID")]
+    pub network: Option<String>,
+    /// A registry file or folder, instead of the ones that are found; repeatable.
+    #[arg(long = "registry", value_name = "PATH")]
+    pub registries: Vec<PathBuf>,
+    /// Write one line of JSON for each flow and each DNS question to FILE, or to standard error with `-`.
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Say more: notes on the registry at the start, a summary of the flows at the end.
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Say less: no warnings.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Packet workers, a thread and a TUN queue each.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub workers: u16,
+    /// The largest packet of the jail's link, in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 65520, value_parser = clap::value_parser!(u16).range(1280..=65520))]
+    pub mtu: u16,
+    /// The jail's name for ps, exec and stop; without it one is made from the command.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// A policy group to be in; repeatable, can only be added to further down.
+    #[arg(long = "group", value_name = "GROUP")]
+    pub groups: Vec<String>,
+    /// On a direct network: also private (RFC 1918, 100.64/10, fc00::/7) and on-link addresses.
+    #[arg(long)]
+    pub allow_lan: bool,
+    /// Keep the jail until its last process has ended, not only the command itself.
+    #[arg(long)]
+    pub wait: bool,
+    /// Set a variable in the jail; repeatable.
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_variable)]
+    pub env: Vec<(OsString, OsString)>,
+    /// Start from an empty environment.
+    #[arg(long)]
+    pub env_clear: bool,
+    /// Pass descriptor N on: a regular file, a pipe or a terminal; repeatable.
+    #[arg(long = "keep-fd", value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
+    pub keep_descriptors: Vec<RawFd>,
+    /// The host name that the jail sees.
+    #[arg(long, value_name = "NAME", default_value = "localhost")]
+    pub hostname: String,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    #[command(flatten)]
+    pub jail: JailArguments,
+    /// The command and its arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// Arguments of `shell`.
+#[derive(Debug, Args)]
+pub struct ShellArguments {
+    #[command(flatten)]
+    pub jail: JailArguments,
+}
+
+/// Arguments of `ps`.
+#[derive(Debug, Args)]
+pub struct PsArguments {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `exec`.
+#[derive(Debug, Args)]
+pub struct ExecArguments {
+    /// The jail's name.
+    pub jail: String,
+    /// The command and its arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// Arguments of `stop`.
+#[derive(Debug, Args)]
+pub struct StopArguments {
+    /// The jails' names.
+    #[arg(required = true, value_name = "JAIL")]
+    pub jails: Vec<String>,
+}
+
+fn parse_variable(text: &str) -> Result<(OsString, OsString), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("expected NAME=VALUE".into()),
+    }
+}

@@ -1,0 +1,44 @@
+//! The command line: arguments in, lines out, an exit status; everything else is the roles'.
+
+mod args;
+mod exec;
+mod ps;
+mod run;
+mod stop;
+mod table;
+
+use std::ffi::OsString;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use args::{Arguments, Subcommand};
+
+/// 2: what was asked for makes no sense.
+const USAGE: i32 = 2;
+
+/// Runs the program. `ignored` are the signals that were ignored when it began, as a bit mask.
+pub fn main(ignored: u64) -> i32 {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let arguments = match Arguments::try_parse_from(&words) {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error, &words),
+    };
+    match arguments.subcommand {
+        Subcommand::Run(options) => run::run(options, ignored),
+        Subcommand::Shell(options) => run::shell(options, ignored),
+        Subcommand::Ps(options) => ps::run(&options),
+        Subcommand::Exec(options) => exec::run(options, ignored),
+        Subcommand::Stop(options) => stop::run(&options),
+    }
+}
+
+/// `run`, `shell` and `exec` have 125 for every failure of netjail's own, usage included: 2 may be the command's.
+fn usage(error: &clap::Error, words: &[OsString]) -> i32 {
+    let _ = error.print();
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return 0;
+    }
+    let starts_commands = words.get(1).is_some_and(|word| word == "run" || word == "shell" || word == "exec");
+    if starts_commands { crate::roles::front::OWN_FAILURE } else { USAGE }
+}

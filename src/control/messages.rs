@@ -1,0 +1,285 @@
+//! The messages, one enum for each direction of each pair of roles.
+//!
+//! Which descriptors travel beside a message is said at the message; a message with any other number of them is refused by
+//! [`take`]. The talk between a worker and the warden is in [`super::worker`].
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::channel::ChannelError;
+use crate::jail::payload::StageError;
+use crate::policy::Table;
+use crate::registry::{Id, NameFamilies, Network};
+
+/// A failure as a person should read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+/// front -> warden.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FrontToWarden {
+    /// The person's answer to [`WardenToFront::Ask`].
+    Answer(bool),
+    /// The jail's processes are gone: finish the log and end.
+    Finish,
+}
+
+/// warden -> front.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum WardenToFront {
+    /// A line for the person.
+    Say(String),
+    /// A question for the person, to be answered by yes or no.
+    Ask(String),
+    /// The registry is loaded and the network chosen: build the jail.
+    Prepared(Prepared),
+    /// There will be no jail.
+    Refused(Refusal),
+    /// The log is written; the text is the summary, if one was asked for.
+    Finished(Option<String>),
+}
+
+/// What the jail's builders must know of the registry; no secret among it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Prepared {
+    /// The network's id, for messages.
+    pub network: Id,
+    /// Which address families the resolver answers with.
+    pub names: NameFamilies,
+    /// Environment variables that a secret was read from: the jail does not get them.
+    pub secret_variables: Vec<String>,
+    /// Files that a secret was read from: the jail does not see them.
+    pub secret_files: Vec<PathBuf>,
+    /// Folders of netjail's own that the jail does not see.
+    pub hidden_folders: Vec<PathBuf>,
+}
+
+/// init -> front.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum InitToFront {
+    /// Root only: the namespaces exist, write my id maps.
+    MapMe,
+    /// The id maps are in place and init can no longer be looked into; front may do the same.
+    Closed,
+    /// A stage failed; there is no jail.
+    Failed(Refusal),
+    /// The command runs.
+    Running,
+    /// The command could not be executed.
+    NotRun(StageError),
+    /// The command was stopped by this signal.
+    Stopped(i32),
+    /// The command ended.
+    Ended(Ending),
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ending {
+    /// With this status.
+    Exited(i32),
+    /// By this signal.
+    Signalled(i32),
+}
+
+impl Ending {
+    /// The status as a shell gives it: a signal is 128 plus its number.
+    pub fn status(self) -> i32 {
+        match self {
+            Ending::Exited(status) => status,
+            Ending::Signalled(signal) => 128 + signal,
+        }
+    }
+}
+
+/// front -> init.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FrontToInit {
+    /// Answers [`InitToFront::MapMe`].
+    Mapped,
+    /// Send this signal to the command.
+    Signal(i32),
+}
+
+/// init -> warden.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum InitToWarden {
+    /// The TUN queues, one descriptor each.
+    Queues,
+    /// A new command's end of its talk with the mediator; one descriptor. See [`PayloadToMediator`].
+    Command,
+    /// The command has been started: the jail shows up in `ps`.
+    Running,
+}
+
+/// warden -> init.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum WardenToInit {
+    /// The driver is built and the relay is in its cage: start the command.
+    Ready,
+    /// The relay or the driver failed; there is no jail.
+    Failed(Refusal),
+    /// End the jail.
+    Stop,
+    /// A new mediator has taken the old one's place; one descriptor, init's end of their channel.
+    Mediator,
+}
+
+/// warden -> relay, on the channel of the whole process; each worker has another one.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum WardenToRelay {
+    /// Build the workers. Descriptors: for each worker its TUN queue and its channel to the warden.
+    Begin(Box<RelaySetup>),
+    /// The jail is gone: let go of the device and end.
+    Finish,
+}
+
+/// Everything that a relay is built from. It holds the proxy's credentials and nothing else that is secret.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RelaySetup {
+    /// The network to drive.
+    pub network: Network,
+    /// The rules.
+    pub table: Table,
+    /// The jail's name, for records.
+    pub jail: String,
+    /// The jail's own host name, which resolves to its loopback.
+    pub hostname: String,
+    /// How many workers there are.
+    pub workers: u16,
+    /// Bytes.
+    pub mtu: u16,
+    /// The host's hosts file, for networks that answer with real addresses.
+    pub hosts: String,
+    /// The host's resolvers, for networks that answer with real addresses.
+    pub resolvers: Vec<std::net::SocketAddr>,
+}
+
+/// relay -> warden.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum RelayToWarden {
+    /// In the cage, every worker polling.
+    Up,
+    /// It could not be built.
+    Failed(Refusal),
+    /// The last record is sent.
+    Finished,
+}
+
+/// warden -> mediator.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum WardenToMediator {
+    /// A client that wants a command started; one descriptor, the client's connection, from which an
+    /// [`ExecRequest`] is to be read.
+    Client,
+    /// A command's pre-exec end; one descriptor, on which [`PayloadToMediator`] is to be read.
+    Command,
+}
+
+/// mediator -> warden.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum MediatorToWarden {
+    /// It has gone round its loop; the warden replaces a mediator that says nothing for too long.
+    Alive,
+}
+
+/// A command just before `exec` -> mediator.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum PayloadToMediator {
+    /// My seccomp listener; one descriptor.
+    Listener,
+}
+
+/// mediator -> a command just before `exec`.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum MediatorToPayload {
+    /// Your calls are looked after; go on.
+    Mediating,
+}
+
+/// mediator -> init.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum MediatorToInit {
+    /// Start a command. Descriptors: the client's connection, a memory file that holds the
+    /// [`Command`](crate::jail::payload::Command), and three streams unless a terminal is wanted.
+    Start {
+        /// Make a terminal in the jail, hand its other side to the client, and start the command in a session on it.
+        terminal: bool,
+    },
+}
+
+/// A client outside -> the control socket `NAME.sock`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum ClientRequest {
+    /// What is this jail?
+    Status,
+    /// End it.
+    Stop,
+    /// The next packet on this connection is an [`ExecRequest`], to be read by the mediator.
+    Exec,
+}
+
+/// A client outside -> mediator. Descriptors: a memory file with the [`Command`](crate::jail::payload::Command), and
+/// three streams unless a terminal is wanted.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// The streams are one terminal; make one inside.
+    pub terminal: bool,
+}
+
+/// The jail's side -> a client.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ClientAnswer {
+    /// To [`ClientRequest::Status`].
+    Status(JailStatus),
+    /// To [`ClientRequest::Stop`]: it is on its way; the connection closes when it has gone.
+    Stopping,
+    /// To [`ClientRequest::Exec`]: send the [`ExecRequest`] now.
+    GoOn,
+    /// The command runs; one descriptor if a terminal was wanted: its other side.
+    Running,
+    /// The command could not be executed.
+    NotRun(StageError),
+    /// The command was stopped by this signal.
+    Stopped(i32),
+    /// The command ended.
+    Ended(Ending),
+    /// It is not done, because.
+    Refused(Refusal),
+}
+
+/// A client -> init, once its command runs.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum ClientSignal {
+    /// Send this signal to the command.
+    Signal(i32),
+}
+
+/// What `ps` shows of a jail.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JailStatus {
+    /// Its name.
+    pub name: String,
+    /// The pid that the shell waits for.
+    pub pid: i32,
+    /// The network's id.
+    pub network: Id,
+    /// The registry's generation.
+    pub generation: u64,
+    /// Unix time, in seconds.
+    pub started: u64,
+    /// The command, escaped for a terminal.
+    pub command: String,
+    /// Records so far: flows and questions.
+    pub records: u64,
+}
+
+/// Checks that exactly `N` descriptors came beside a message.
+pub fn take<const N: usize>(descriptors: Vec<OwnedFd>) -> Result<[OwnedFd; N], ChannelError> {
+    let count = descriptors.len();
+    <[OwnedFd; N]>::try_from(descriptors)
+        .map_err(|_| ChannelError::Malformed(format!("{count} descriptors beside it, expected {N}")))
+}

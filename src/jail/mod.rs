@@ -1,0 +1,10 @@
+//! What makes a jail: each stage of its construction in a file of its own, named for the moment it happens.
+//!
+//! 1. [`namespaces`]: front's one `clone3` and the id maps of the first user namespace (U1).
+//! 2. [`network`]: loopback, the TUN device's link, addresses, routes.
+//! 3. [`payload`]: what each command passes through before `exec`: the second user namespace (U2), keyring,
+//!    capabilities, `no_new_privs`, Landlock, seccomp.
+
+pub mod namespaces;
+pub mod network;
+pub mod payload;

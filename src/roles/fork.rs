@@ -1,0 +1,88 @@
+//! How a role begins: a fork of a single-threaded process that can not be looked into.
+
+use std::ffi::CStr;
+use std::io;
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, getpid, getppid};
+
+use crate::jail::payload::ignore;
+
+/// Which side of [`role`] this is.
+#[derive(Debug)]
+pub enum Side {
+    /// The caller, with the new role's pid.
+    Parent(Pid),
+    /// The new role.
+    Child,
+}
+
+/// Whether a role ends at once with the process that forked it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bond {
+    /// SIGKILL when the parent goes (`PR_SET_PDEATHSIG`).
+    DiesWithParent,
+    /// It notices by itself, at the end of its channel, and has something to finish first.
+    Finishes,
+}
+
+/// Forks a role; the child is undumpable, has no standard streams, and does not mind the terminal's or a service manager's
+/// signals: a role ends when its work ends.
+///
+/// # Safety
+/// The caller must be single-threaded, or its other threads must hold no lock that the child will want.
+pub unsafe fn role(name: &CStr, bond: Bond) -> io::Result<Side> {
+    let parent = getpid();
+    // SAFETY: the caller's promise.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(Side::Parent(child)),
+        ForkResult::Child => {
+            if begin(name, bond, parent).is_err() {
+                exit(1);
+            }
+            Ok(Side::Child)
+        }
+    }
+}
+
+fn begin(name: &CStr, bond: Bond, parent: Pid) -> nix::Result<()> {
+    prctl::set_name(name)?;
+    prctl::set_dumpable(false)?;
+    if bond == Bond::DiesWithParent {
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        if getppid() != parent {
+            // It went before the request was in place.
+            return Err(nix::Error::ESRCH);
+        }
+    }
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTSTP,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGPIPE,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+    ] {
+        ignore(signal);
+    }
+    Ok(())
+}
+
+/// Lets go of the caller's standard streams, which may be a pipe that somebody waits to see closed.
+pub fn leave_streams() -> nix::Result<()> {
+    let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    dup2_stderr(&null)
+}
+
+/// Ends a role without running what its parent left behind in this copy of its memory: destructors, atexit handlers, buffers.
+pub fn exit(status: i32) -> ! {
+    // SAFETY: _exit does not return and touches no memory.
+    unsafe { libc::_exit(status) }
+}

@@ -1,0 +1,334 @@
+//! Front: what the shell waits for.
+//!
+//! It forks the warden, learns from it what to build, makes the jail's namespaces with one `clone3` so that init is its own
+//! child in the shell's session, and from then on holds nothing but the terminal's state and the exit status. It may be
+//! stopped (Ctrl-Z) at any time without stopping the data plane, which has left its session.
+//!
+//! Signals: the terminal's own (INT, QUIT, TSTP) reach the command from the kernel, for it is in the same process group, and
+//! are swallowed here; those sent to front by a process are passed on.
+
+use std::ffi::CString;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, pthread_sigmask, raise, signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, Uid};
+
+use super::fork::{self, Bond};
+use super::terminal::Terminal;
+use super::{RunOptions, init, streams, warden};
+use crate::control::channel::{self, Channel, ChannelError};
+use crate::control::messages::{
+    Ending, FrontToInit, FrontToWarden, InitToFront, Prepared, Refusal, WardenToFront,
+};
+use crate::jail::namespaces::{self, Side};
+use crate::jail::payload::{self, Attributes};
+
+/// netjail's own failure, usage included.
+pub const OWN_FAILURE: i32 = 125;
+/// The command was found but could not be executed.
+const NOT_EXECUTABLE: i32 = 126;
+/// The command was not found.
+const NOT_FOUND: i32 = 127;
+
+/// How long the warden may take to write the last records.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// Passed on to the command whoever sends them.
+const FORWARDED: [Signal; 5] = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGALRM];
+/// Passed on only if a process sent them; the terminal's reach the command by themselves.
+const FROM_TERMINAL: [Signal; 3] = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP];
+
+/// Runs a command in a jail.
+///
+/// Returns the exit status; a command that died by a signal ends this process by the same signal instead. `ignored` are the
+/// signals that the caller ignored when this program began.
+pub fn run(options: &RunOptions, ignored: u64) -> i32 {
+    let terminal = Terminal::save();
+    let outcome = supervise(options, ignored);
+    terminal.restore();
+    match outcome {
+        Ok(Ending::Exited(status)) => status,
+        Ok(Ending::Signalled(number)) => die_by(number),
+        Err(Stop::Refused(Refusal(text))) => {
+            say(&text);
+            OWN_FAILURE
+        }
+        Err(Stop::NotRun(error)) => {
+            say(&format!("{}: {}", error.stage, Errno::from_raw(error.errno).desc()));
+            match Errno::from_raw(error.errno) {
+                _ if !error.exec => OWN_FAILURE,
+                Errno::ENOENT => NOT_FOUND,
+                _ => NOT_EXECUTABLE,
+            }
+        }
+    }
+}
+
+/// Why there is no ending to report.
+enum Stop {
+    Refused(Refusal),
+    NotRun(payload::StageError),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Stop::Refused(refusal)
+    }
+}
+
+/// A line of netjail's own for the person, on standard error.
+pub fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "netjail: {text}");
+}
+
+fn own(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
+    move |e| Refusal(format!("{what}: {e}"))
+}
+
+fn supervise(options: &RunOptions, ignored: u64) -> Result<Ending, Stop> {
+    let mut blocked = SigSet::empty();
+    let handled = block_handled_signals(&mut blocked).map_err(|e| own("can not block signals")(&e))?;
+    let blocked_mask = Signal::iterator().filter(|s| blocked.contains(*s)).fold(0, |m, s| m | 1 << (s as i32 - 1));
+    let attributes = Attributes::of_caller(ignored, blocked_mask);
+    let streams = streams::prepare(&options.keep_descriptors).map_err(Refusal)?;
+
+    let no_channel = own("can not make a channel");
+    let (to_warden, warden_end) = channel::pair::<FrontToWarden, WardenToFront>().map_err(|e| no_channel(&e))?;
+    let (to_init, init_end) = channel::pair::<FrontToInit, InitToFront>().map_err(|e| no_channel(&e))?;
+    let (init_warden, warden_init) = channel::pair().map_err(|e| no_channel(&e))?;
+    let (mediator_init, init_mediator) = channel::pair().map_err(|e| no_channel(&e))?;
+
+    // SAFETY: front has started no thread.
+    let warden_pid = match unsafe { fork::role(c"nj-warden", Bond::Finishes) } {
+        Ok(fork::Side::Parent(pid)) => pid,
+        Ok(fork::Side::Child) => {
+            // The copies of the other roles' ends, so that their channels end with them.
+            drop((to_warden, to_init, init_end, init_warden, init_mediator, handled));
+            warden::run(options, warden::Ends { front: warden_end, init: warden_init, mediator_init })
+        }
+        Err(e) => return Err(own("can not start the warden")(&e).into()),
+    };
+    drop((warden_end, warden_init, mediator_init));
+
+    let prepared = prepare(&to_warden)?;
+    let environment = environment(options, &prepared);
+    let plan = init::Plan::new(options, &prepared, attributes, environment).map_err(Refusal)?;
+
+    // SAFETY: front has started no thread.
+    let side = unsafe { namespaces::clone_into_new() }.map_err(|e| Refusal(namespaces::explain(&e)))?;
+    let child = match side {
+        Side::Child => {
+            drop((to_warden, to_init, handled));
+            init::run(plan, init::Ends { front: init_end, warden: init_warden, mediator: init_mediator })
+        }
+        Side::Parent(child) => child,
+    };
+    drop((init_end, init_warden, init_mediator, plan));
+
+    let ending = Watch { init: &to_init, warden: &to_warden, signals: &handled, child: child.pid }.until_the_end();
+    // Whatever happened, nothing of the jail outlives front.
+    let _ = kill(child.pid, Signal::SIGKILL);
+    let _ = reap(child.pid);
+    streams.finish();
+    finish_warden(&to_warden, warden_pid, options);
+    ending
+}
+
+/// The environment that the command gets.
+fn environment(options: &RunOptions, prepared: &Prepared) -> Vec<CString> {
+    let _ = prepared;
+    let inherited = std::env::vars_os().filter(|_| !options.clear_environment);
+    inherited
+        .chain(options.set_environment.iter().cloned())
+        .filter_map(|(name, value)| CString::new([name.into_vec(), b"=".to_vec(), value.as_bytes().to_vec()].concat()).ok())
+        .collect()
+}
+
+fn block_handled_signals(before: &mut SigSet) -> nix::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    for signal in FORWARDED.iter().chain(&FROM_TERMINAL).chain(&[Signal::SIGCONT]) {
+        set.add(*signal);
+    }
+    pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(before))?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// Listens to the warden until the jail can be built.
+fn prepare(warden: &Channel<FrontToWarden, WardenToFront>) -> Result<Prepared, Refusal> {
+    loop {
+        match warden.receive() {
+            Ok((WardenToFront::Say(text), _)) => say(&text),
+            Ok((WardenToFront::Ask(question), _)) => {
+                let answer = ask(&question);
+                warden.send(&FrontToWarden::Answer(answer)).map_err(|e| own("the warden is gone")(&e))?;
+            }
+            Ok((WardenToFront::Prepared(prepared), _)) => return Ok(prepared),
+            Ok((WardenToFront::Refused(refusal), _)) => return Err(refusal),
+            Ok((WardenToFront::Finished(_), _)) | Err(ChannelError::Closed) => {
+                return Err(Refusal("its warden died while it read the registry; no jail was started".into()));
+            }
+            Err(e) => return Err(own("the warden can not be understood")(&e)),
+        }
+    }
+}
+
+/// Puts a yes-or-no question to the person at the terminal; anything but a clear yes is a no.
+fn ask(question: &str) -> bool {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return false;
+    }
+    let _ = write!(io::stderr(), "netjail: {question} [y/N] ");
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}
+
+/// The main loop.
+struct Watch<'a> {
+    init: &'a Channel<FrontToInit, InitToFront>,
+    warden: &'a Channel<FrontToWarden, WardenToFront>,
+    signals: &'a SignalFd,
+    child: Pid,
+}
+
+impl Watch<'_> {
+    fn until_the_end(&self) -> Result<Ending, Stop> {
+        let mut warden_lives = true;
+        // What the warden said last, the likely reason if init ends without a word.
+        let mut warden_said = None;
+        loop {
+            let mut polled = vec![
+                PollFd::new(self.init.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            ];
+            if warden_lives {
+                polled.push(PollFd::new(self.warden.as_fd(), PollFlags::POLLIN));
+            }
+            match poll(&mut polled, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(own("can not wait for events")(&errno).into()),
+            }
+            let ready: Vec<bool> =
+                polled.iter().map(|p| p.revents().is_some_and(|events| !events.is_empty())).collect();
+            if ready[1] {
+                self.pass_signals_on();
+            }
+            if ready.get(2) == Some(&true) {
+                match self.warden.receive() {
+                    Ok((WardenToFront::Say(text), _)) => say(&text),
+                    Ok((WardenToFront::Refused(refusal), _)) => warden_said = Some(refusal),
+                    Ok(_) => {}
+                    // Init sees the same and ends the jail.
+                    Err(_) => warden_lives = false,
+                }
+            }
+            if ready[0]
+                && let Some(outcome) = self.hear_init(&mut warden_said)
+            {
+                return outcome;
+            }
+        }
+    }
+
+    /// One message of init; `Some` ends the watch.
+    fn hear_init(&self, warden_said: &mut Option<Refusal>) -> Option<Result<Ending, Stop>> {
+        match self.init.receive() {
+            Ok((InitToFront::MapMe, _)) => {
+                let mapped = namespaces::map_everyone(&self.child.to_string())
+                    .map_err(|e| Refusal(format!("can not map the ids of the jail: {e}")))
+                    .and_then(|()| self.init.send(&FrontToInit::Mapped).map_err(|e| own("init is gone")(&e)));
+                mapped.err().map(|refusal| Err(refusal.into()))
+            }
+            Ok((InitToFront::Closed, _)) => {
+                // Until now init needed a parent that can be read (a fork of an undumpable one can not write its map).
+                let _ = prctl::set_dumpable(false);
+                None
+            }
+            Ok((InitToFront::Failed(refusal), _)) => Some(Err(refusal.into())),
+            Ok((InitToFront::Running, _)) => None,
+            Ok((InitToFront::NotRun(error), _)) => Some(Err(Stop::NotRun(error))),
+            Ok((InitToFront::Stopped(_), _)) => {
+                let _ = raise(Signal::SIGSTOP);
+                // Back by SIGCONT, which the whole job got from the shell; a command that was stopped alone gets it here.
+                let _ = self.init.send(&FrontToInit::Signal(Signal::SIGCONT as i32));
+                None
+            }
+            Ok((InitToFront::Ended(ending), _)) => Some(Ok(ending)),
+            Err(_) => {
+                let why = warden_said.take().unwrap_or_else(|| match reap(self.child) {
+                    Some(WaitStatus::Signaled(_, signal, _)) => Refusal(format!("the jail's init was killed by {signal}; everything in the jail is gone")),
+                    _ => Refusal("the jail ended because one of netjail's own processes died; everything in it is gone".into()),
+                });
+                Some(Err(why.into()))
+            }
+        }
+    }
+
+    fn pass_signals_on(&self) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            let Ok(signal) = Signal::try_from(info.ssi_signo as i32) else { continue };
+            let from_kernel = info.ssi_code > 0;
+            if FORWARDED.contains(&signal) || (FROM_TERMINAL.contains(&signal) && !from_kernel) {
+                let _ = self.init.send(&FrontToInit::Signal(signal as i32));
+            }
+        }
+    }
+}
+
+fn reap(pid: Pid) -> Option<WaitStatus> {
+    loop {
+        match waitpid(pid, None::<WaitPidFlag>) {
+            Err(Errno::EINTR) => {}
+            other => return other.ok(),
+        }
+    }
+}
+
+/// Lets the warden write its last records, and prints its summary.
+fn finish_warden(warden: &Channel<FrontToWarden, WardenToFront>, pid: Pid, options: &RunOptions) {
+    let _ = warden.send(&FrontToWarden::Finish);
+    let mut polled = [PollFd::new(warden.as_fd(), PollFlags::POLLIN)];
+    let patience = PollTimeout::try_from(FLUSH).unwrap_or(PollTimeout::ZERO);
+    while poll(&mut polled, patience).is_ok_and(|ready| ready > 0) {
+        match warden.receive() {
+            Ok((WardenToFront::Finished(summary), _)) => {
+                if let Some(summary) = summary.filter(|_| !options.quiet) {
+                    let _ = writeln!(io::stderr(), "{summary}");
+                }
+                break;
+            }
+            Ok((WardenToFront::Say(text), _)) => say(&text),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    let _ = kill(pid, Signal::SIGKILL);
+    let _ = reap(pid);
+}
+
+/// Ends this process as the command ended, so that a shell loop stops at Ctrl-C as it would without a jail.
+fn die_by(number: i32) -> i32 {
+    if let Ok(fatal) = Signal::try_from(number) {
+        // The command has dumped its core, if it had one to dump.
+        let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+        // SAFETY: the default disposition needs no handler function.
+        let _ = unsafe { signal(fatal, SigHandler::SigDfl) };
+        let mut set = SigSet::empty();
+        set.add(fatal);
+        let _ = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&set), None);
+        let _ = raise(fatal);
+    }
+    128 + number
+}
+
+/// Whether netjail was started by root, whose jails are built differently.
+pub fn started_by_root() -> bool {
+    Uid::effective().is_root()
+}

@@ -1,0 +1,58 @@
+//! The processes of a jail, each a room: its main loop, what it may do, what it must never hold.
+//!
+//! - [`front`]: what the shell waits for. Terminal, signals, exit status.
+//! - [`warden`]: registry, policy, log, control socket; dials the proxy and hands the descriptors to the relay.
+//! - [`relay`]: packets, flows and the replies of a proxy, in a cage.
+//! - [`mediator`]: everything that touches a descriptor of a stranger.
+//! - [`init`]: pid 1 of the jail, the only fork server.
+
+pub mod client;
+pub mod fork;
+pub mod front;
+pub mod init;
+pub mod mediator;
+pub mod relay;
+pub mod streams;
+pub mod terminal;
+pub mod warden;
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+/// What `run` was asked for, as the roles need it.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The program and its arguments; not empty.
+    pub command: Vec<OsString>,
+    /// `--network`.
+    pub network: Option<String>,
+    /// `--registry`, which replaces the search.
+    pub registries: Vec<PathBuf>,
+    /// `--log`.
+    pub log: Option<PathBuf>,
+    /// `-v`: notes at the start, a summary at the end.
+    pub verbose: bool,
+    /// `-q`: no warnings.
+    pub quiet: bool,
+    /// `--workers`: TUN queues, one thread each.
+    pub workers: u16,
+    /// `--mtu`, bytes.
+    pub mtu: u16,
+    /// `--name`.
+    pub name: Option<String>,
+    /// `--group`.
+    pub groups: Vec<String>,
+    /// `--allow-lan`.
+    pub allow_lan: bool,
+    /// `--wait`: the jail lives until its last process ends.
+    pub wait: bool,
+    /// `--env NAME=VALUE`.
+    pub set_environment: Vec<(OsString, OsString)>,
+    /// `--env-clear`.
+    pub clear_environment: bool,
+    /// `--keep-fd`.
+    pub keep_descriptors: Vec<RawFd>,
+    /// `--hostname`.
+    pub hostname: String,
+}

@@ -1,0 +1,147 @@
+//! Connections to the proxy: the one address that a jail's traffic goes to.
+//!
+//! The proxy's host is resolved here, on the host, by a thread of its own, for `getaddrinfo(3)` may take seconds. A dial
+//! makes a socket, starts to connect it, and is handed to the worker at once, still connecting: giving a dial up is then
+//! closing a descriptor. Where the host has several addresses the next one is tried for the next dial after a failure.
+
+use std::collections::VecDeque;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt};
+
+/// How long a name's addresses are believed before they are looked up again beside the next dial.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// What came of a dial.
+#[derive(Debug)]
+pub enum Dialled {
+    /// A non-blocking socket, connected or connecting.
+    Socket(OwnedFd),
+    /// It failed at once.
+    Failed(Errno),
+    /// The proxy's host name is being looked up; [`Dialler::resolved`] tells when to try again.
+    Wait,
+}
+
+/// Dials one proxy.
+#[derive(Debug)]
+pub struct Dialler {
+    host: String,
+    port: u16,
+    addresses: VecDeque<SocketAddr>,
+    looked_up: Option<Instant>,
+    asking: bool,
+    answers: (mpsc::Sender<Vec<SocketAddr>>, mpsc::Receiver<Vec<SocketAddr>>),
+    answered: EventFd,
+}
+
+impl Dialler {
+    /// Begins to look the host up, if it is a name.
+    pub fn new(host: &str, port: u16) -> Result<Self, Errno> {
+        let answered = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let mut dialler = Self {
+            host: host.to_owned(),
+            port,
+            addresses: VecDeque::new(),
+            looked_up: None,
+            asking: false,
+            answers: mpsc::channel(),
+            answered,
+        };
+        match host.trim_start_matches('[').trim_end_matches(']').parse() {
+            Ok(ip) => dialler.addresses.push_back(SocketAddr::new(ip, port)),
+            Err(_) => dialler.look_up(),
+        }
+        Ok(dialler)
+    }
+
+    fn is_name(&self) -> bool {
+        self.looked_up.is_some() || self.asking || self.addresses.is_empty()
+    }
+
+    fn look_up(&mut self) {
+        if self.asking {
+            return;
+        }
+        let Ok(wake) = self.answered.as_fd_owned() else { return };
+        let (sender, host, port) = (self.answers.0.clone(), self.host.clone(), self.port);
+        let asked = thread::Builder::new().name("nj-resolve".into()).spawn(move || {
+            let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect).unwrap_or_default();
+            let _ = sender.send(found);
+            let _ = nix::unistd::write(&wake, &1u64.to_ne_bytes());
+        });
+        self.asking = asked.is_ok();
+    }
+
+    /// Readable when a look-up has ended.
+    pub fn event(&self) -> &EventFd {
+        &self.answered
+    }
+
+    /// Takes the look-up's result; dials that were told to wait may be tried again.
+    pub fn resolved(&mut self) {
+        let _ = self.answered.read();
+        while let Ok(found) = self.answers.1.try_recv() {
+            self.asking = false;
+            self.looked_up = Some(Instant::now());
+            // A look-up that fails now does not take back what was known before.
+            if !found.is_empty() {
+                self.addresses = found.into();
+            }
+        }
+    }
+
+    /// The last dial did not come to anything: another address is tried next, and the name is looked up again.
+    pub fn failed(&mut self) {
+        self.addresses.rotate_left(usize::from(self.addresses.len() > 1));
+        if self.is_name() && self.looked_up.is_none_or(|at| at.elapsed() > Duration::from_secs(1)) {
+            self.look_up();
+        }
+    }
+
+    /// Starts one connection.
+    pub fn dial(&mut self) -> Dialled {
+        if self.is_name() && self.looked_up.is_some_and(|at| at.elapsed() > FRESH) {
+            self.look_up();
+        }
+        let mut last = Errno::EHOSTUNREACH;
+        for _ in 0..self.addresses.len() {
+            let Some(&address) = self.addresses.front() else { break };
+            match start(address) {
+                Ok(socket) => return Dialled::Socket(socket),
+                Err(errno) => {
+                    last = errno;
+                    self.failed();
+                }
+            }
+        }
+        if self.addresses.is_empty() && self.asking { Dialled::Wait } else { Dialled::Failed(last) }
+    }
+}
+
+fn start(address: SocketAddr) -> Result<OwnedFd, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+    match connect(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(fd),
+        Err(errno) => Err(errno),
+    }
+}
+
+trait Duplicate {
+    fn as_fd_owned(&self) -> std::io::Result<OwnedFd>;
+}
+
+impl Duplicate for EventFd {
+    fn as_fd_owned(&self) -> std::io::Result<OwnedFd> {
+        use std::os::fd::AsFd;
+        self.as_fd().try_clone_to_owned()
+    }
+}

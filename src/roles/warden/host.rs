@@ -1,0 +1,99 @@
+//! What the warden must know of the host for *direct*: its addresses, its hosts file, its resolvers; read here because the
+//! relay opens no file, and read again when they change.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use ipnet::IpNet;
+use nix::ifaddrs::getifaddrs;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, recv, socket,
+};
+
+use crate::policy::OwnAddress;
+
+/// No hosts file or resolv.conf is larger; what follows is not read. Bytes.
+const LARGEST_FILE: u64 = 1 << 20;
+
+/// The addresses of the host's interfaces with the prefixes that are on their links.
+pub fn addresses() -> Vec<OwnAddress> {
+    let Ok(interfaces) = getifaddrs() else { return Vec::new() };
+    interfaces
+        .filter_map(|interface| {
+            let address = ip(interface.address.as_ref()?)?;
+            let mask = interface.netmask.as_ref().and_then(ip);
+            let length = mask.and_then(|mask| ipnet::ip_mask_to_prefix(mask).ok());
+            let on_link = length.and_then(|length| IpNet::new(address, length).ok()).unwrap_or_else(|| address.into());
+            Some(OwnAddress { address, on_link })
+        })
+        .collect()
+}
+
+fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Some(v4.ip().into());
+    }
+    address.as_sockaddr_in6().map(|v6| v6.ip().into())
+}
+
+/// The beginning of a small text file; empty where it can not be read.
+pub fn read_text(path: &str) -> String {
+    let mut bytes = Vec::new();
+    if let Ok(file) = File::open(path) {
+        let _ = file.take(LARGEST_FILE).read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Tells when the host's addresses, hosts file or resolvers may have changed.
+#[derive(Debug)]
+pub struct Changes {
+    links: OwnedFd,
+    files: Inotify,
+}
+
+impl Changes {
+    /// Begins to watch.
+    pub fn watch() -> nix::Result<Self> {
+        let links = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            SockProtocol::NetlinkRoute,
+        )?;
+        // RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR of rtnetlink(7).
+        bind(links.as_raw_fd(), &NetlinkAddr::new(0, 0x10 | 0x100))?;
+        let files = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        let news = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE;
+        // The folders: a file that is replaced by a rename takes its own watch away with it.
+        let mut folders = vec!["/etc".into()];
+        if let Some(folder) = fs::canonicalize("/etc/resolv.conf").ok().and_then(|p| p.parent().map(ToOwned::to_owned)) {
+            folders.push(folder);
+        }
+        for folder in folders {
+            let _ = files.add_watch(&folder, news);
+        }
+        Ok(Self { links, files })
+    }
+
+    /// What to poll.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.links.as_fd(), self.files.as_fd()]
+    }
+
+    /// Takes the news; whether any of it may matter.
+    pub fn take(&self) -> bool {
+        let mut any = false;
+        let mut buffer = [0; 4096];
+        while recv(self.links.as_raw_fd(), &mut buffer, MsgFlags::empty()).is_ok_and(|count| count > 0) {
+            any = true;
+        }
+        while let Ok(events) = self.files.read_events() {
+            any |= events.iter().any(|e| e.name.as_ref().is_some_and(|n| n == "resolv.conf" || n == "hosts" || n == "stub-resolv.conf"));
+        }
+        any
+    }
+}
