@@ -419,5 +419,4 @@ pub fn drop_capabilities() -> Result<(), CageError> {
 }
 
 #[cfg(test)]
-#[path = "roles_tests.rs"]
 mod tests;

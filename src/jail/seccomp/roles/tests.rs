@@ -3,7 +3,8 @@ use std::os::fd::AsRawFd;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
-use super::super::assembler::{NATIVE_ARCH, assert_program_is_table};
+use super::super::assembler::NATIVE_ARCH;
+use super::super::assembler::tests::assert_program_is_table;
 use super::super::install::{Scope, install};
 use super::*;
 
