@@ -8,3 +8,6 @@
 pub mod namespaces;
 pub mod network;
 pub mod payload;
+//! What a jail is made of, one module for each stage of its construction.
+
+pub mod seccomp;
