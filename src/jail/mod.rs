@@ -4,10 +4,9 @@
 //! 2. [`network`]: loopback, the TUN device's link, addresses, routes.
 //! 3. [`payload`]: what each command passes through before `exec`: the second user namespace (U2), keyring,
 //!    capabilities, `no_new_privs`, Landlock, seccomp.
+//! 4. [`seccomp`]: the filters themselves, of payloads and of netjail's own roles.
 
 pub mod namespaces;
 pub mod network;
 pub mod payload;
-//! What a jail is made of, one module for each stage of its construction.
-
 pub mod seccomp;
