@@ -2,14 +2,13 @@
 
 use super::args::ExecArguments;
 use crate::control::messages::Ending;
-use crate::control::rundir;
 use crate::roles::client::{self, ClientError};
 use crate::roles::front::{self, OWN_FAILURE};
 
 /// Runs a command in a live jail; the exit status is the command's.
 pub fn run(arguments: ExecArguments, ignored: u64) -> i32 {
     let outcome = client::command_of_caller(&arguments.command, ignored)
-        .and_then(|command| client::exec(&rundir::path(), &arguments.jail, &command));
+        .and_then(|command| client::exec(&super::run_folder(), &arguments.jail, &command));
     match outcome {
         Ok(Ending::Exited(status)) => status,
         Ok(Ending::Signalled(number)) => front::die_by(number),

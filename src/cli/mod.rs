@@ -12,6 +12,8 @@ use std::ffi::OsString;
 use clap::Parser;
 use clap::error::ErrorKind;
 
+use crate::control::rundir;
+use crate::registry::Search;
 use args::{Arguments, Subcommand};
 
 /// 2: what was asked for makes no sense.
@@ -41,4 +43,10 @@ fn usage(error: &clap::Error, words: &[OsString]) -> i32 {
     }
     let starts_commands = words.get(1).is_some_and(|word| word == "run" || word == "shell" || word == "exec");
     if starts_commands { crate::roles::front::OWN_FAILURE } else { USAGE }
+}
+
+/// Where the control sockets of live jails are.
+fn run_folder() -> std::path::PathBuf {
+    let state = Search::from_environment(Vec::new()).map(|search| search.state).unwrap_or_else(|_| "/".into());
+    rundir::path(&state)
 }

@@ -5,12 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::args::PsArguments;
 use super::table;
 use crate::control::messages::JailStatus;
-use crate::control::rundir;
 use crate::roles::client;
 
 /// Lists the jails that run.
 pub fn run(arguments: &PsArguments) -> i32 {
-    let jails = client::list(&rundir::path());
+    let jails = client::list(&super::run_folder());
     if arguments.json {
         match serde_json::to_string_pretty(&jails) {
             Ok(text) => println!("{text}"),

@@ -1,12 +1,11 @@
 //! `netjail stop`.
 
 use super::args::StopArguments;
-use crate::control::rundir;
 use crate::roles::{client, front};
 
 /// Ends jails; the status is 1 if one of them could not be ended.
 pub fn run(arguments: &StopArguments) -> i32 {
-    let folder = rundir::path();
+    let folder = super::run_folder();
     let mut status = 0;
     for jail in &arguments.jails {
         if let Err(error) = client::stop(&folder, jail) {

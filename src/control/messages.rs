@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::channel::ChannelError;
+use super::worker::HostNames;
 use crate::jail::payload::StageError;
 use crate::policy::Table;
 use crate::registry::{Id, NameFamilies, Network};
@@ -144,18 +145,14 @@ pub struct RelaySetup {
     pub network: Network,
     /// The rules.
     pub table: Table,
-    /// The jail's name, for records.
-    pub jail: String,
     /// The jail's own host name, which resolves to its loopback.
     pub hostname: String,
     /// How many workers there are.
     pub workers: u16,
     /// Bytes.
     pub mtu: u16,
-    /// The host's hosts file, for networks that answer with real addresses.
-    pub hosts: String,
-    /// The host's resolvers, for networks that answer with real addresses.
-    pub resolvers: Vec<std::net::SocketAddr>,
+    /// The host's names and resolvers, for networks that answer with real addresses.
+    pub host: HostNames,
 }
 
 /// relay -> warden.

@@ -7,3 +7,4 @@
 pub mod channel;
 pub mod messages;
 pub mod rundir;
+pub mod worker;

@@ -1,0 +1,466 @@
+//! Warden: registry, policy, log and control socket of one jail, in the host's namespaces.
+//!
+//! It sees no packet, no reply of a proxy and no descriptor that comes from the jail. It forks the relay and the mediator
+//! before it reads anything, so that they hold nothing that it reads later but what it sends them.
+//!
+//! One loop over everything that can speak: front, init, relay, the workers, the mediator, the control socket's clients.
+//! It ends when front says so or is gone: the relay is stopped, the last records are written, front gets the summary.
+
+mod clients;
+mod dialler;
+mod host;
+mod prepare;
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, setsid};
+
+use super::fork::{self, Bond, exit};
+use super::{RunOptions, mediator, relay};
+use crate::control::channel::{self, Channel, ChannelError};
+use crate::control::messages::{
+    FrontToWarden, InitToWarden, MediatorToInit, MediatorToWarden, Refusal, RelaySetup, RelayToWarden, WardenToFront,
+    WardenToInit, WardenToMediator, WardenToRelay, take,
+};
+use crate::control::worker::{FromWarden, ToWarden};
+use crate::log::{Sink, Summary};
+use crate::registry::Kind;
+use clients::{Clients, Wish};
+use dialler::{Dialled, Dialler};
+use host::Changes;
+use prepare::Chosen;
+
+/// How long the relay may take to send its last records, and the log to be written.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Its ends of its channels, and what it hands to its children.
+#[derive(Debug)]
+pub struct Ends {
+    /// To front.
+    pub front: Channel<WardenToFront, FrontToWarden>,
+    /// To init.
+    pub init: Channel<WardenToInit, InitToWarden>,
+    /// The first mediator's end of its channel to init.
+    pub mediator_init: Channel<MediatorToInit, ()>,
+}
+
+/// The main loop; never returns.
+pub fn run(options: &RunOptions, ends: Ends) -> ! {
+    let _ = setsid();
+    let front = match ends.front.as_fd().try_clone_to_owned() {
+        Ok(fd) => Channel::<WardenToFront, FrontToWarden>::from(fd),
+        Err(_) => exit(1),
+    };
+    match begin(options, ends) {
+        Ok(mut warden) => {
+            while !warden.over {
+                warden.turn();
+            }
+            warden.finish();
+            exit(0)
+        }
+        Err(refusal) => {
+            let _ = front.send(&WardenToFront::Refused(refusal));
+            exit(1)
+        }
+    }
+}
+
+fn own(what: &'static str) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
+    move |e| Refusal(format!("{what}: {e}"))
+}
+
+/// A child role and the warden's end of the channel to it.
+#[derive(Debug)]
+struct Role<Out, In> {
+    pid: Pid,
+    channel: Channel<Out, In>,
+}
+
+type Worker = Channel<FromWarden, ToWarden>;
+
+#[derive(Debug)]
+struct Warden {
+    front: Channel<WardenToFront, FrontToWarden>,
+    init: Option<Channel<WardenToInit, InitToWarden>>,
+    relay: Role<WardenToRelay, RelayToWarden>,
+    mediator: Role<WardenToMediator, MediatorToWarden>,
+    workers: Vec<Option<Worker>>,
+    /// Dials of (worker, number) that wait for the proxy's name.
+    waiting: Vec<(usize, u32)>,
+    dialler: Option<Dialler>,
+    changes: Option<Changes>,
+    clients: Clients,
+    chosen: Chosen,
+    sink: Option<Sink>,
+    summary: Summary,
+    /// The relay is up and the jail has been told so.
+    up: bool,
+    over: bool,
+}
+
+/// Forks, reads, opens; everything before the loop.
+fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
+    let no_channel = own("can not make a channel");
+    let (to_relay, relay_end) = channel::pair().map_err(|e| no_channel(&e))?;
+    let (to_mediator, mediator_end) = channel::pair().map_err(|e| no_channel(&e))?;
+
+    // SAFETY: the warden has started no thread yet.
+    let relay_pid = match unsafe { fork::role(c"nj-relay", Bond::DiesWithParent) } {
+        Ok(fork::Side::Parent(pid)) => pid,
+        Ok(fork::Side::Child) => {
+            drop((ends, to_relay, to_mediator, mediator_end));
+            relay::run(relay_end)
+        }
+        Err(e) => return Err(own("can not start the relay")(&e)),
+    };
+    drop(relay_end);
+    // SAFETY: as above.
+    let mediator_pid = match unsafe { fork::role(c"nj-mediator", Bond::DiesWithParent) } {
+        Ok(fork::Side::Parent(pid)) => pid,
+        Ok(fork::Side::Child) => {
+            drop((ends.front, ends.init, to_relay, to_mediator));
+            mediator::run(mediator::Ends { warden: mediator_end, init: ends.mediator_init })
+        }
+        Err(e) => return Err(own("can not start the mediator")(&e)),
+    };
+    drop((mediator_end, ends.mediator_init));
+
+    // Before the standard streams go: the log may be standard error.
+    let chosen = prepare::choose(options, &ends.front)?;
+    let sink = prepare::open_log(options, &chosen)?;
+    fork::leave_streams().map_err(|e| own("can not open /dev/null")(&e))?;
+    let clients = Clients::bind(options, &chosen).map_err(Refusal)?;
+    let dialler = match &chosen.network.kind {
+        Kind::Socks5(proxy) => {
+            Some(Dialler::new(&proxy.host, proxy.port).map_err(|e| own("can not prepare to dial the proxy")(&e))?)
+        }
+        Kind::Direct | Kind::Unbuilt(_) => None,
+    };
+    let changes = match chosen.network.kind {
+        Kind::Direct => Some(Changes::watch().map_err(|e| own("can not watch the host's addresses")(&e))?),
+        Kind::Socks5(_) | Kind::Unbuilt(_) => None,
+    };
+    ends.front
+        .send(&WardenToFront::Prepared(chosen.prepared()))
+        .map_err(|e| own("front is gone")(&e))?;
+    Ok(Warden {
+        front: ends.front,
+        init: Some(ends.init),
+        relay: Role { pid: relay_pid, channel: to_relay },
+        mediator: Role { pid: mediator_pid, channel: to_mediator },
+        workers: Vec::new(),
+        waiting: Vec::new(),
+        dialler,
+        changes,
+        clients,
+        chosen,
+        sink,
+        summary: Summary::default(),
+        up: false,
+        over: false,
+    })
+}
+
+/// Who can speak, in the order in which they are asked.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Front,
+    Init,
+    Relay,
+    Mediator,
+    Worker(usize),
+    Resolved,
+    Changed,
+    Client(usize),
+    Knock,
+}
+
+impl Warden {
+    /// Waits for one round of events and handles it.
+    fn turn(&mut self) {
+        let (mut polled, sources) = self.sources();
+        match poll(&mut polled, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => {
+                self.over = true;
+                return;
+            }
+        }
+        let ready: Vec<Source> = polled
+            .iter()
+            .zip(&sources)
+            .filter(|(p, _)| p.revents().is_some_and(|events| !events.is_empty()))
+            .map(|(_, source)| *source)
+            .collect();
+        drop(polled);
+        // Clients from the back, so that one that leaves does not move the others.
+        for source in ready.into_iter().rev() {
+            self.hear(source);
+        }
+    }
+
+    fn sources(&self) -> (Vec<PollFd<'_>>, Vec<Source>) {
+        let mut all: Vec<(BorrowedFd<'_>, Source)> = vec![
+            (self.front.as_fd(), Source::Front),
+            (self.relay.channel.as_fd(), Source::Relay),
+            (self.mediator.channel.as_fd(), Source::Mediator),
+        ];
+        all.extend(self.init.as_ref().map(|init| (init.as_fd(), Source::Init)));
+        for (index, worker) in self.workers.iter().enumerate() {
+            all.extend(worker.as_ref().map(|worker| (worker.as_fd(), Source::Worker(index))));
+        }
+        all.extend(self.dialler.as_ref().map(|dialler| (dialler.event().as_fd(), Source::Resolved)));
+        if let Some(changes) = &self.changes {
+            all.extend(changes.descriptors().map(|fd| (fd, Source::Changed)));
+        }
+        all.push((self.clients.listener(), Source::Knock));
+        all.extend(self.clients.descriptors().enumerate().map(|(index, fd)| (fd, Source::Client(index))));
+        all.into_iter().map(|(fd, source)| (PollFd::new(fd, PollFlags::POLLIN), source)).unzip()
+    }
+
+    fn hear(&mut self, source: Source) {
+        match source {
+            Source::Front => self.hear_front(),
+            Source::Init => self.hear_init(),
+            Source::Relay => self.hear_relay(),
+            Source::Mediator => self.hear_mediator(),
+            Source::Worker(index) => self.hear_worker(index),
+            Source::Resolved => self.dial_waiting(),
+            Source::Changed => self.host_changed(),
+            Source::Client(index) => self.hear_client(index),
+            Source::Knock => self.clients.accept(),
+        }
+    }
+
+    fn hear_front(&mut self) {
+        match self.front.receive() {
+            Ok((FrontToWarden::Answer(_), _)) => {}
+            Ok((FrontToWarden::Finish, _)) | Err(_) => self.over = true,
+        }
+    }
+
+    fn hear_init(&mut self) {
+        let Some(init) = &self.init else { return };
+        match init.receive() {
+            Ok((InitToWarden::Queues, queues)) => {
+                if let Err(refusal) = self.begin_relay(queues) {
+                    self.fail(refusal);
+                }
+            }
+            Ok((InitToWarden::Command, descriptors)) => {
+                if let Ok([fd]) = take(descriptors) {
+                    let _ = self.mediator.channel.send_with(&WardenToMediator::Command, &[fd.as_fd()]);
+                }
+            }
+            Ok((InitToWarden::Running, _)) => {}
+            // The tree is gone; front hears it too and says Finish.
+            Err(_) => self.init = None,
+        }
+    }
+
+    /// Gives the relay all that it will ever get.
+    fn begin_relay(&mut self, queues: Vec<OwnedFd>) -> Result<(), Refusal> {
+        let mut theirs = Vec::new();
+        for _ in &queues {
+            let (worker, end) = channel::pair().map_err(|e| own("can not make a channel")(&e))?;
+            // A worker that does not read its answers must not hold the warden up.
+            nonblocking(&worker).map_err(|e| own("can not make a channel")(&e))?;
+            self.workers.push(Some(worker));
+            theirs.push(end as Channel<ToWarden, FromWarden>);
+        }
+        let setup: RelaySetup = self.chosen.relay_setup(queues.len());
+        let descriptors: Vec<BorrowedFd<'_>> =
+            queues.iter().zip(&theirs).flat_map(|(queue, end)| [queue.as_fd(), end.as_fd()]).collect();
+        self.relay
+            .channel
+            .send_with(&WardenToRelay::Begin(Box::new(setup)), &descriptors)
+            .map_err(|e| own("can not reach the relay")(&e))
+    }
+
+    fn hear_relay(&mut self) {
+        match self.relay.channel.receive() {
+            Ok((RelayToWarden::Up, _)) => {
+                self.up = true;
+                self.tell_init(&WardenToInit::Ready);
+            }
+            Ok((RelayToWarden::Failed(refusal), _)) => self.fail(refusal),
+            Ok((RelayToWarden::Finished, _)) => {}
+            Err(_) => self.fail(Refusal("the jail's relay died; the jail has no network any more and was ended".into())),
+        }
+    }
+
+    fn tell_init(&self, message: &WardenToInit) {
+        if let Some(init) = &self.init {
+            let _ = init.send(message);
+        }
+    }
+
+    /// There is no jail without all of its roles.
+    fn fail(&mut self, refusal: Refusal) {
+        let _ = self.front.send(&WardenToFront::Refused(refusal.clone()));
+        self.tell_init(&WardenToInit::Failed(refusal));
+        self.over = true;
+    }
+
+    fn hear_mediator(&mut self) {
+        match self.mediator.channel.receive() {
+            Ok((MediatorToWarden::Alive, _)) => {}
+            Err(_) => {
+                if let Err(refusal) = self.replace_mediator() {
+                    self.fail(refusal);
+                }
+            }
+        }
+    }
+
+    /// A new mediator in the place of one that is gone; what it was doing has failed.
+    fn replace_mediator(&mut self) -> Result<(), Refusal> {
+        let _ = kill(self.mediator.pid, Signal::SIGKILL);
+        let _ = waitpid(self.mediator.pid, None);
+        let (to_mediator, mediator_end) = channel::pair().map_err(|e| own("can not make a channel")(&e))?;
+        let (mediator_init, init_end) = channel::pair::<MediatorToInit, ()>().map_err(|e| own("can not make a channel")(&e))?;
+        // SAFETY: the only other thread looks up a name; it holds no lock but glibc's own, which fork(3) resets.
+        match unsafe { fork::role(c"nj-mediator", Bond::DiesWithParent) } {
+            Ok(fork::Side::Parent(pid)) => self.mediator = Role { pid, channel: to_mediator },
+            Ok(fork::Side::Child) => {
+                fork::close_all_but(&[mediator_end.as_raw_fd(), mediator_init.as_raw_fd()]);
+                mediator::run(mediator::Ends { warden: mediator_end, init: mediator_init })
+            }
+            Err(e) => return Err(own("can not start another mediator")(&e)),
+        }
+        if let Some(init) = &self.init {
+            init.send_with(&WardenToInit::Mediator, &[init_end.as_fd()]).map_err(|e| own("can not reach init")(&e))?;
+        }
+        Ok(())
+    }
+
+    fn hear_worker(&mut self, index: usize) {
+        let Some(Some(worker)) = self.workers.get(index) else { return };
+        match worker.receive() {
+            Ok((ToWarden::Dial { id }, _)) => self.dial(index, id),
+            Ok((ToWarden::DialFailed, _)) => {
+                if let Some(dialler) = &mut self.dialler {
+                    dialler.failed();
+                }
+            }
+            Ok((ToWarden::Records(batch), _)) => self.write(&batch),
+            Err(ChannelError::WouldBlock) => {}
+            // The relay's own channel tells whether that is the end.
+            Err(_) => self.workers[index] = None,
+        }
+    }
+
+    fn dial(&mut self, index: usize, id: u32) {
+        let (Some(dialler), Some(Some(worker))) = (&mut self.dialler, self.workers.get(index)) else { return };
+        let sent = match dialler.dial() {
+            Dialled::Socket(socket) => worker.send_with(&FromWarden::Dialled { id }, &[socket.as_fd()]),
+            Dialled::Failed(errno) => worker.send(&FromWarden::DialFailed { id, errno: errno as i32 }),
+            Dialled::Wait if self.waiting.len() < clients::MOST_WAITING => {
+                self.waiting.push((index, id));
+                Ok(())
+            }
+            Dialled::Wait => worker.send(&FromWarden::DialFailed { id, errno: Errno::EAGAIN as i32 }),
+        };
+        // A worker that does not take its answers lets its dials time out.
+        let _ = sent;
+    }
+
+    fn dial_waiting(&mut self) {
+        if let Some(dialler) = &mut self.dialler {
+            dialler.resolved();
+        }
+        for (index, id) in std::mem::take(&mut self.waiting) {
+            self.dial(index, id);
+        }
+    }
+
+    fn write(&mut self, batch: &crate::log::Batch) {
+        self.summary.add(batch);
+        if let Some(sink) = &mut self.sink {
+            sink.write(batch);
+        }
+    }
+
+    /// The host's addresses, hosts file or resolvers may be others now.
+    fn host_changed(&mut self) {
+        if !self.changes.as_ref().is_some_and(Changes::take) {
+            return;
+        }
+        self.chosen.read_host();
+        let table = self.chosen.table();
+        for worker in self.workers.iter().flatten() {
+            let _ = worker.send(&FromWarden::Table(Box::new(table.clone())));
+            let _ = worker.send(&FromWarden::Host(Box::new(self.chosen.host_names())));
+        }
+    }
+
+    fn hear_client(&mut self, index: usize) {
+        match self.clients.hear(index, &self.chosen, self.summary.records()) {
+            None => {}
+            Some(Wish::Stop) => self.tell_init(&WardenToInit::Stop),
+            Some(Wish::Exec(client)) if self.up => {
+                let _ = self.mediator.channel.send_with(&WardenToMediator::Client, &[client.as_fd()]);
+            }
+            Some(Wish::Exec(_)) => {}
+        }
+    }
+
+    /// Stops the relay, writes what it still has to say, and tells front.
+    fn finish(&mut self) {
+        let until = Instant::now() + LAST_WORDS;
+        for worker in self.workers.iter().flatten() {
+            let _ = worker.send(&FromWarden::Stop);
+        }
+        let _ = self.relay.channel.send(&WardenToRelay::Finish);
+        while self.workers.iter().any(Option::is_some) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            self.last_words(left);
+        }
+        let _ = kill(self.mediator.pid, Signal::SIGKILL);
+        let summary = self.sink.as_mut().and_then(Sink::finish);
+        let text = self.chosen.wants_summary.then(|| self.summary.to_string());
+        let text = match (text, summary) {
+            (Some(text), Some(problem)) => Some(format!("{text}\n{problem}")),
+            (text, problem) => text.or(problem),
+        };
+        self.clients.close();
+        let _ = self.front.send(&WardenToFront::Finished(text));
+        let _ = kill(self.relay.pid, Signal::SIGKILL);
+    }
+
+    /// Takes records of workers until they close their channels.
+    fn last_words(&mut self, patience: Duration) {
+        let workers: Vec<usize> = (0..self.workers.len()).filter(|&index| self.workers[index].is_some()).collect();
+        let mut polled: Vec<PollFd<'_>> = self
+            .workers
+            .iter()
+            .flatten()
+            .map(|worker| PollFd::new(worker.as_fd(), PollFlags::POLLIN))
+            .collect();
+        let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
+        if !poll(&mut polled, patience).is_ok_and(|ready| ready > 0) {
+            return;
+        }
+        let ready: Vec<bool> = polled.iter().map(|p| p.revents().is_some_and(|events| !events.is_empty())).collect();
+        drop(polled);
+        for (position, index) in workers.into_iter().enumerate() {
+            if ready[position] {
+                self.hear_worker(index);
+            }
+        }
+    }
+}
+
+fn nonblocking(fd: &impl AsFd) -> nix::Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    fcntl(fd, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK)).map(drop)
+}

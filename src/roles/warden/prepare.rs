@@ -1,0 +1,208 @@
+//! Before there is a jail: the registry is loaded, believed or not, and the network chosen.
+
+use std::fmt::Display;
+use std::io::{IsTerminal, stderr, stdin};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::host;
+use crate::control::channel::Channel;
+use crate::control::messages::{FrontToWarden, Prepared, Refusal, RelaySetup, WardenToFront};
+use crate::control::rundir;
+use crate::control::worker::HostNames;
+use crate::log::Sink;
+use crate::names::resolv;
+use crate::policy::Table;
+use crate::registry::{self, ChosenBy, Kind, LoadError, Loaded, Network, Search, trust};
+use crate::roles::RunOptions;
+
+/// The network of a jail and what was read to choose it.
+#[derive(Debug)]
+pub struct Chosen {
+    /// What to drive.
+    pub network: Network,
+    /// The registry's generation.
+    pub generation: u64,
+    /// The jail's name.
+    pub jail: String,
+    /// Where control sockets are.
+    pub run_folder: PathBuf,
+    /// `-v`.
+    pub wants_summary: bool,
+    options: Options,
+    secret_variables: Vec<String>,
+    secret_files: Vec<PathBuf>,
+    hidden_folders: Vec<PathBuf>,
+    host: Host,
+}
+
+#[derive(Debug)]
+struct Options {
+    allow_lan: bool,
+    mtu: u16,
+    hostname: String,
+}
+
+/// The host as *direct* needs to know it; empty on other networks.
+#[derive(Debug, Default)]
+struct Host {
+    addresses: Vec<crate::policy::OwnAddress>,
+    hosts: String,
+    resolvers: Vec<SocketAddr>,
+}
+
+fn refuse(e: impl Display) -> Refusal {
+    Refusal(e.to_string())
+}
+
+/// Loads the registry, makes sure that it is believed, and chooses.
+pub fn choose(options: &RunOptions, front: &Channel<WardenToFront, FrontToWarden>) -> Result<Chosen, Refusal> {
+    let say = |text: String| {
+        let _ = front.send(&WardenToFront::Say(text));
+    };
+    let search = Search::from_environment(options.registries.clone())
+        .map_err(|e| Refusal(format!("the working folder can not be found: {e}; change to a folder that exists")))?;
+    let loaded = registry::load(&search, &registry::process_environment).map_err(|LoadError(findings)| {
+        let text = registry::report::errors(&findings, stderr().is_terminal());
+        Refusal(format!("the registry can not be used, so nothing was started\n\n{}", text.trim_end()))
+    })?;
+    let choice = registry::choose(&loaded, options.network.as_deref()).map_err(refuse)?;
+    believe(&search, &loaded, &choice, options, front)?;
+    if !options.groups.is_empty() || (choice.policies_present && choice.by != ChosenBy::Nobody) {
+        refuse_policies(options, &loaded)?;
+    }
+    if options.verbose {
+        loaded.notes.iter().for_each(|note| say(note.render(stderr().is_terminal())));
+    }
+    if choice.warn && !options.quiet {
+        say("no network was chosen (--network, default_network): connections are dialled directly from this host".into());
+    }
+
+    let run_folder = rundir::path(&search.state);
+    let jail = match &options.name {
+        Some(name) => name.clone(),
+        None => rundir::invent_name(&options.command[0].to_string_lossy()),
+    };
+    let mut hidden_folders: Vec<PathBuf> = search.protected().iter().map(|path| path.to_path_buf()).collect();
+    hidden_folders.extend([loaded.settings.state_dir.clone(), run_folder.clone()]);
+    let mut chosen = Chosen {
+        network: choice.network,
+        generation: loaded.generation,
+        jail,
+        run_folder,
+        wants_summary: options.verbose,
+        options: Options { allow_lan: options.allow_lan, mtu: options.mtu, hostname: options.hostname.clone() },
+        secret_variables: loaded.secret_env.into_iter().collect(),
+        secret_files: loaded.secret_files.into_iter().collect(),
+        hidden_folders,
+        host: Host::default(),
+    };
+    chosen.read_host();
+    Ok(chosen)
+}
+
+/// Groups and policies are not evaluated yet, so nobody may think that they are.
+fn refuse_policies(options: &RunOptions, loaded: &Loaded) -> Result<(), Refusal> {
+    if let Some(group) = options.groups.first() {
+        return Err(Refusal(format!("--group {group}: policies are not built into this netjail yet; run without groups")));
+    }
+    let _ = loaded;
+    Ok(())
+}
+
+/// A project's registry is believed if it is the one that was believed before, or the first one that is seen there.
+fn believe(
+    search: &Search,
+    loaded: &Loaded,
+    choice: &registry::Choice,
+    options: &RunOptions,
+    front: &Channel<WardenToFront, FrontToWarden>,
+) -> Result<(), Refusal> {
+    let store = trust::Store::new(&search.state);
+    match trust::check(&store, loaded) {
+        trust::Trust::Trusted => {
+            // A failure only matters to a protection that notices projects which appear later.
+            let _ = trust::remember_folder(&store, loaded);
+            Ok(())
+        }
+        trust::Trust::FirstUse(_) => {
+            if stderr().is_terminal() && !options.quiet {
+                let _ = front.send(&WardenToFront::Say(trust::first_use(loaded, choice)));
+            }
+            trust::remember(&store, loaded).map_err(refuse)
+        }
+        trust::Trust::Changed(changed) => {
+            if stdin().is_terminal() && stderr().is_terminal() {
+                let question = format!("{changed}\nnetjail: {}; go on and allow it?", trust::first_use(loaded, choice));
+                let _ = front.send(&WardenToFront::Ask(question));
+                if let Ok((FrontToWarden::Answer(true), _)) = front.receive() {
+                    return trust::remember(&store, loaded).map_err(refuse);
+                }
+            }
+            Err(refuse(changed))
+        }
+    }
+}
+
+/// Opens the log that was asked for.
+pub fn open_log(options: &RunOptions, chosen: &Chosen) -> Result<Option<Sink>, Refusal> {
+    options.log.as_deref().map(|path: &Path| Sink::open(path, &chosen.jail).map_err(refuse)).transpose()
+}
+
+impl Chosen {
+    /// What front and init must know.
+    pub fn prepared(&self) -> Prepared {
+        Prepared {
+            network: self.network.id.clone(),
+            names: self.network.names,
+            secret_variables: self.secret_variables.clone(),
+            secret_files: self.secret_files.clone(),
+            hidden_folders: self.hidden_folders.clone(),
+        }
+    }
+
+    /// What the relay must know.
+    pub fn relay_setup(&self, workers: usize) -> RelaySetup {
+        RelaySetup {
+            network: self.network.clone(),
+            table: self.table(),
+            hostname: self.options.hostname.clone(),
+            workers: u16::try_from(workers).unwrap_or(u16::MAX),
+            mtu: self.options.mtu,
+            host: self.host_names(),
+        }
+    }
+
+    /// This generation's rules.
+    pub fn table(&self) -> Table {
+        Table {
+            generation: self.generation,
+            network: self.network.id.clone(),
+            direct: self.is_direct(),
+            allow_lan: self.options.allow_lan,
+            host: self.host.addresses.clone(),
+        }
+    }
+
+    /// The host's own names and resolvers, for networks that answer with real addresses.
+    pub fn host_names(&self) -> HostNames {
+        HostNames { hosts: self.host.hosts.clone(), resolvers: self.host.resolvers.clone() }
+    }
+
+    fn is_direct(&self) -> bool {
+        matches!(self.network.kind, Kind::Direct)
+    }
+
+    /// Reads the host's addresses, hosts file and resolvers (again).
+    pub fn read_host(&mut self) {
+        if !self.is_direct() {
+            return;
+        }
+        let resolvers = resolv::resolvers(host::read_text("/etc/resolv.conf").as_bytes());
+        self.host = Host {
+            addresses: host::addresses(),
+            hosts: host::read_text("/etc/hosts"),
+            resolvers: resolvers.into_iter().map(|ip| SocketAddr::new(ip, 53)).collect(),
+        };
+    }
+}
