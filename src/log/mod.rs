@@ -17,5 +17,5 @@ pub mod summary;
 pub use escape::escape;
 pub use outbox::{Batch, Outbox};
 pub use record::{Close, End, Kind, Origin, Protocol, Record, now_micros};
-// pub use sink::{Destination, LogError, Sink};
-// pub use summary::Summary;
+pub use sink::{LogError, Sink};
+pub use summary::Summary;

@@ -149,7 +149,7 @@ fn is_private(ip: IpAddr) -> bool {
 }
 
 /// The IPv4 addresses that an IPv6 address can carry; all possible readings, for nobody can know which one a router takes.
-fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 3] {
+fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 5] {
     let s = ip.segments();
     let v4 = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
@@ -159,17 +159,23 @@ fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 3] {
     let isatap = if s[4] & 0xfdff == 0 && s[5] == 0x5efe { v4(s[6], s[7]) } else { None };
     match s {
         // `::` and `::1` are no v4-compatible addresses.
-        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => [None; 3],
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => [None; 5],
         // v4-compatible (RFC 4291 section 2.5.5.1), v4-mapped (2.5.5.2), v4-translated (RFC 2765 section 2.1).
-        [0, 0, 0, 0, 0, 0 | 0xffff, ..] | [0, 0, 0, 0, 0xffff, 0, ..] => [v4(s[6], s[7]), None, None],
+        [0, 0, 0, 0, 0, 0 | 0xffff, ..] | [0, 0, 0, 0, 0xffff, 0, ..] => [v4(s[6], s[7]), None, None, None, None],
         // NAT64 (RFC 6052 section 2.1).
-        [0x64, 0xff9b, 0, 0, 0, 0, ..] => [v4(s[6], s[7]), None, None],
-        // The site's own NAT64: as a /96, and as a /48, whose address steps over byte 8 (RFC 6052 section 2.2).
-        [0x64, 0xff9b, 1, ..] => [v4(s[6], s[7]), v4(s[3], s[4] << 8 | s[5] >> 8), isatap],
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] => [v4(s[6], s[7]), None, None, None, None],
+        [0x64, 0xff9b, 1, ..] => {
+            // The site's own NAT64 prefix may be a /48, /56, /64 or /96, and the address steps over byte 8 (RFC 6052
+            // section 2.2). A wrong reading finds the padding, zeros; and no translator leads to 0.0.0.0/8.
+            let [.., b6, b7, _, b9, b10, b11, b12, b13, b14, b15] = ip.octets();
+            let readings = [[b6, b7, b9, b10], [b7, b9, b10, b11], [b9, b10, b11, b12], [b12, b13, b14, b15]];
+            let [a, b, c, d] = readings.map(|octets| (octets[0] != 0).then(|| Ipv4Addr::from(octets)));
+            [a, b, c, d, isatap]
+        }
         // Teredo: its server, and its client with all bits turned (RFC 4380 section 4).
-        [0x2001, 0, ..] => [v4(s[2], s[3]), v4(!s[6], !s[7]), isatap],
+        [0x2001, 0, ..] => [v4(s[2], s[3]), v4(!s[6], !s[7]), isatap, None, None],
         // 6to4 (RFC 3056 section 2).
-        [0x2002, ..] => [v4(s[1], s[2]), isatap, None],
-        _ => [isatap, None, None],
+        [0x2002, ..] => [v4(s[1], s[2]), isatap, None, None, None],
+        _ => [isatap, None, None, None, None],
     }
 }

@@ -77,6 +77,23 @@ rules! {
     LimitMemory "limit-memory" Some(HostUnreachable), "No buffer left for another flow in this jail.";
 }
 
+impl Rule {
+    /// What a DNS question that the rule denies is answered with (RFC 1035 section 4.1.1); none for a rule that allows.
+    pub fn rcode(self) -> Option<u8> {
+        const FORMERR: u8 = 1;
+        const SERVFAIL: u8 = 2;
+        const NXDOMAIN: u8 = 3;
+        const REFUSED: u8 = 5;
+        self.refusal().map(|_| match self {
+            Rule::MalformedQuestion => FORMERR,
+            Rule::MalformedName | Rule::SpecialName | Rule::UnroutableName => NXDOMAIN,
+            // May pass: the program should ask again.
+            Rule::LimitNames | Rule::LimitQuestions | Rule::LimitMemory | Rule::NetworkUnavailable => SERVFAIL,
+            _ => REFUSED,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -97,6 +114,14 @@ mod tests {
             rows += &format!("| `{}` | {told} | {} |\n", rule.name(), rule.sentence());
         }
         crate::log::docs::assert_table("docs/rules.md", &rows);
+    }
+
+    #[test]
+    fn a_denied_question_is_always_answered() {
+        for rule in Rule::ALL {
+            assert_eq!(rule.rcode().is_some(), rule.refusal().is_some(), "{rule:?}");
+        }
+        assert_eq!(Rule::UnroutableName.rcode(), Some(3), "RFC 7686 section 2 wants NXDOMAIN for .onion");
     }
 
     #[test]
