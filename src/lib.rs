@@ -4,5 +4,6 @@
 
 pub mod control;
 pub mod flow;
+pub mod names;
 pub mod policy;
 pub mod registry;
