@@ -7,5 +7,6 @@ pub mod flow;
 pub mod jail;
 pub mod log;
 pub mod overlay;
+pub mod names;
 pub mod policy;
 pub mod registry;
