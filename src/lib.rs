@@ -4,5 +4,6 @@
 
 pub mod control;
 pub mod flow;
+pub mod jail;
 pub mod policy;
 pub mod registry;
