@@ -1,0 +1,244 @@
+//! The half-built view: the scratch tmpfs, what has been attached so far, and the last step that makes it the root.
+
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, SFlag, mknod, umask};
+use nix::unistd::{AccessFlags, access, chdir, fchdir, pivot_root};
+
+use super::calls::{self, Attributes, NO_DEV, NO_SUID, READ_ONLY, Reach};
+use super::error::{Context, MountError, Stage};
+use super::plan::{HomeView, Note, Notes, Plan, ProcView, TmpView};
+use super::table::Table;
+
+/// Host folders that are never shown as they are.
+pub const VIEWS: [&str; 8] = ["/etc", "/run", "/dev", "/sys", "/proc", "/var/log", "/tmp", "/var/tmp"];
+
+/// An empty folder on the scratch tmpfs, bound wherever something is to be empty.
+pub const EMPTY_FOLDER: &str = "empty";
+/// An empty file on the scratch tmpfs.
+pub const EMPTY_FILE: &str = "empty-file";
+
+/// The view while it is built.
+pub struct View<'a> {
+    /// What it is to become.
+    pub plan: &'a Plan,
+    /// The working folder without symbolic links.
+    pub cwd: PathBuf,
+    /// The home folder without symbolic links; none where it does not exist or is `/`.
+    pub home: Option<PathBuf>,
+    /// The command's file without symbolic links.
+    pub command: Option<PathBuf>,
+    /// The mounts outside.
+    pub table: Table,
+    /// What the caller should know.
+    pub notes: Notes,
+    /// The outer /proc, kept only for `--proc host-masked`.
+    pub outer_proc: Option<OwnedFd>,
+    points: HashSet<PathBuf>,
+    close_for_writes: Vec<OwnedFd>,
+    old_mask: Mode,
+}
+
+impl<'a> View<'a> {
+    /// Closes propagation, reads the outer table, and moves into a fresh scratch tmpfs.
+    pub fn begin(plan: &'a Plan) -> Result<Self, MountError> {
+        if plan.nested_sandbox && plan.started_as_root {
+            return Err(MountError::NestedSandboxAsRoot);
+        }
+        let old_mask = umask(Mode::empty());
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).at(
+            Stage::Scratch,
+            "closing the propagation of",
+            "/",
+        )?;
+        let table = Table::read().at(Stage::Scratch, "reading", "/proc/self/mountinfo")?;
+        let cwd = plan.cwd.canonicalize().at(Stage::Folders, "finding the working folder", &plan.cwd)?;
+        let home = plan.caller.home.canonicalize().ok().filter(|h| h != Path::new("/"));
+        let command = plan.command.as_ref().and_then(|c| c.canonicalize().ok());
+        let mut view = Self {
+            plan,
+            cwd,
+            home,
+            command,
+            table,
+            notes: Vec::new(),
+            outer_proc: None,
+            points: HashSet::new(),
+            close_for_writes: Vec::new(),
+            old_mask,
+        };
+        view.refuse_foreign()?;
+        if plan.proc == ProcView::HostMasked {
+            let proc = Path::new("/proc");
+            view.outer_proc = Some(calls::clone_tree(proc).at(Stage::Proc, "taking", proc)?);
+        }
+        // The scratch space covers the outer /proc, which nothing needs from here on; it goes with the old root.
+        let scratch = calls::new_tmpfs(NO_SUID | NO_DEV).at(Stage::Scratch, "making", "tmpfs")?;
+        calls::attach(&scratch, Path::new("/proc")).at(Stage::Scratch, "mounting a tmpfs on", "/proc")?;
+        fchdir(&scratch).at(Stage::Scratch, "entering", "tmpfs")?;
+        view.folder(Stage::Scratch, "root", 0o755)?;
+        view.folder(Stage::Scratch, EMPTY_FOLDER, 0o555)?;
+        view.file(Stage::Scratch, EMPTY_FILE, "")?;
+        let root = calls::clone_tree(Path::new("root")).at(Stage::Root, "taking", "root")?;
+        calls::attach(&root, Path::new("root")).at(Stage::Root, "mounting", "root")?;
+        view.close_for_writes.push(root);
+        Ok(view)
+    }
+
+    fn refuse_foreign(&self) -> Result<(), MountError> {
+        if self.plan.allow_netfs {
+            return Ok(());
+        }
+        let home = self.home.as_ref().filter(|_| self.plan.home != HomeView::Temporary);
+        let needed = [
+            ("the working folder", Some(&self.cwd)),
+            ("the home folder", home),
+            ("the command", self.command.as_ref()),
+        ];
+        for (role, path) in needed {
+            let Some(path) = path else { continue };
+            if let Some(mount) = self.table.containing(path).filter(|m| m.is_foreign()) {
+                return Err(MountError::NetworkFilesystem {
+                    role,
+                    path: path.clone(),
+                    mount: mount.point.clone(),
+                    kind: mount.kind.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a host path lies in the new root, as a path relative to the scratch space.
+    pub fn inside(path: &Path) -> PathBuf {
+        let mut inside = PathBuf::from("root");
+        inside.extend(path.components().filter(|c| matches!(c, Component::Normal(_))));
+        inside
+    }
+
+    /// Whether the view replaces exactly this host folder, so that nothing of the host's own has to be bound there.
+    pub fn replaces(&self, path: &Path) -> bool {
+        let shared = path == Path::new("/tmp") && self.plan.tmp == TmpView::Shared;
+        let temporary_home = self.plan.home == HomeView::Temporary && self.home.as_deref() == Some(path);
+        temporary_home || !shared && VIEWS.iter().any(|v| path == Path::new(v))
+    }
+
+    /// Whether the caller may change what lies in this host folder. Superset: an owner may give the right to itself.
+    pub fn caller_writes(&self, folder: &Path) -> bool {
+        fs::symlink_metadata(folder).is_ok_and(|m| m.uid() == self.plan.caller.uid || m.mode() & 0o022 != 0)
+            || access(folder, AccessFlags::W_OK).is_ok()
+    }
+
+    /// Makes a folder on the scratch space (or in the new root), with this mode.
+    pub fn folder(&self, stage: Stage, path: impl AsRef<Path>, mode: u32) -> Result<(), MountError> {
+        let path = path.as_ref();
+        match DirBuilder::new().mode(mode).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other.at(stage, "making the folder", path),
+        }
+    }
+
+    /// Makes a folder and all that lead to it.
+    pub fn folders(&self, stage: Stage, path: impl AsRef<Path>) -> Result<(), MountError> {
+        let path = path.as_ref();
+        DirBuilder::new().recursive(true).mode(0o755).create(path).at(stage, "making the folder", path)
+    }
+
+    /// Writes a file that everybody can read.
+    pub fn file(&self, stage: Stage, path: impl AsRef<Path>, text: impl AsRef<[u8]>) -> Result<(), MountError> {
+        let path = path.as_ref();
+        let write = || -> io::Result<()> {
+            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+            io::Write::write_all(&mut file, text.as_ref())
+        };
+        write().at(stage, "writing", path)
+    }
+
+    /// Makes an overlay whiteout: the name is absent, whatever the layers below hold.
+    pub fn whiteout(&self, stage: Stage, path: impl AsRef<Path>) -> Result<(), MountError> {
+        let path = path.as_ref();
+        mknod(path, SFlag::S_IFCHR, Mode::empty(), 0).at(stage, "hiding", path)
+    }
+
+    /// Makes `path` (in the new root) exist as something that a mount of `source`'s kind fits on.
+    pub fn mount_point(&self, stage: Stage, source: &Path, path: &Path) -> Result<(), MountError> {
+        if fs::symlink_metadata(path).is_ok() {
+            return Ok(());
+        }
+        if fs::metadata(source).at(stage, "looking at", source)?.is_dir() {
+            return self.folders(stage, path);
+        }
+        if let Some(parent) = path.parent() {
+            self.folders(stage, parent)?;
+        }
+        self.file(stage, path, "")
+    }
+
+    /// Binds `source` (absolute: the host's; relative: the scratch space's) with all mounts below it at the host path
+    /// `target` of the new root.
+    pub fn bind(
+        &mut self,
+        stage: Stage,
+        source: impl AsRef<Path>,
+        target: impl AsRef<Path>,
+        attributes: Attributes,
+    ) -> Result<(), MountError> {
+        let (source, target) = (source.as_ref(), target.as_ref());
+        let tree = calls::clone_tree(source).at(stage, "taking", source)?;
+        if attributes != 0 {
+            calls::set_attributes(&tree, attributes, Reach::Tree).at(stage, "setting the attributes of", source)?;
+        }
+        self.attach(stage, &tree, target)
+    }
+
+    /// Binds a folder of the scratch space that is still filled, and closed for writes at the end.
+    pub fn bind_closing(&mut self, stage: Stage, source: &str, target: &str) -> Result<(), MountError> {
+        let tree = calls::clone_tree(Path::new(source)).at(stage, "taking", source)?;
+        self.attach(stage, &tree, Path::new(target))?;
+        self.close_for_writes.push(tree);
+        Ok(())
+    }
+
+    /// Attaches a tree at a host path of the new root.
+    pub fn attach(&mut self, stage: Stage, tree: &OwnedFd, target: &Path) -> Result<(), MountError> {
+        calls::attach(tree, &Self::inside(target)).at(stage, "mounting on", target)?;
+        self.points.insert(target.to_owned());
+        Ok(())
+    }
+
+    /// Whether something has been attached at exactly this host path.
+    pub fn is_mount_point(&self, target: &Path) -> bool {
+        self.points.contains(target)
+    }
+
+    /// Marks what has to be read-only, makes the new root the root, lets go of the old one, and enters the working folder.
+    pub fn finish(self) -> Result<Notes, MountError> {
+        for tree in &self.close_for_writes {
+            calls::set_attributes(tree, READ_ONLY, Reach::Mount).at(Stage::Pivot, "closing", "root")?;
+        }
+        if let Some(root) = self.close_for_writes.first() {
+            calls::set_attributes(root, NO_SUID, Reach::Tree).at(Stage::Pivot, "setting nosuid on", "root")?;
+            fchdir(root).at(Stage::Pivot, "entering", "root")?;
+        }
+        // pivot_root(2): both may be the same folder; the old root then lies on top of the new one, and is taken off.
+        pivot_root(".", ".").at(Stage::Pivot, "changing", "/")?;
+        umount2(".", MntFlags::MNT_DETACH).at(Stage::Pivot, "letting go of the old", "/")?;
+        chdir("/").at(Stage::Pivot, "entering", "/")?;
+        chdir(&self.cwd).at(Stage::Pivot, "entering the working folder", &self.cwd)?;
+        umask(self.old_mask);
+        let mut notes = self.notes;
+        notes.dedup();
+        Ok(notes)
+    }
+
+    /// Records something that the caller should know.
+    pub fn note(&mut self, note: Note) {
+        self.notes.push(note);
+    }
+}
