@@ -6,3 +6,5 @@ pub mod control;
 pub mod flow;
 pub mod policy;
 pub mod registry;
+pub mod stack;
+pub mod tun;
