@@ -637,7 +637,7 @@ fn an_urgent_byte_is_neither_lost_nor_disturbs_its_neighbours() {
 fn limits_refuse_at_once_and_say_which() {
     let mut stack = Stack::new(Config { flows: 3, pending: 2, ..Config::default() }, Instant::ZERO);
     let now = Instant::ZERO;
-    let mut dial = |stack: &mut Stack, port| give(stack, now, &segment(false, (port, 80), 1, 2, &[]));
+    let dial = |stack: &mut Stack, port| give(stack, now, &segment(false, (port, 80), 1, 2, &[]));
     let (_, first) = dial(&mut stack, 1000);
     dial(&mut stack, 1001);
     let (sent, events) = dial(&mut stack, 1002);
