@@ -4,6 +4,8 @@
 
 pub mod control;
 pub mod flow;
+pub mod log;
+pub mod overlay;
 pub mod policy;
 pub mod registry;
 pub mod stack;

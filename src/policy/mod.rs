@@ -1,11 +1,19 @@
-//! Who may go where: [`decide`] is asked about every flow and every DNS question before anything leaves.
+//! Who may go where: [`Table::decide`] is asked about every flow and every DNS question before anything leaves.
 //!
 //! It is a pure function over an immutable [`Table`]: the warden makes one table for each generation of the registry and
-//! sends it to the relay, whose workers share it. Nothing here does I/O.
+//! sends it to the relay, whose workers share it. Nothing here does I/O, and a decision allocates nothing.
+//!
+//! - [`rules`]: the names of all rules, limits included, with what a program is told by each (`docs/rules.md`).
+//! - [`address`]: what an address is to the host: itself, its link, private, or the open internet.
+//! - [`table`]: the decision.
 
+mod address;
+mod rules;
 mod table;
 
-pub use table::{OwnAddress, Table};
+pub use address::{JAIL_V4, JAIL_V6, OwnAddress};
+pub use rules::Rule;
+pub use table::Table;
 
 use crate::flow::{HostName, Refusal, Target};
 use crate::registry::Id;
@@ -20,20 +28,29 @@ pub enum Request<'a> {
 }
 
 /// The answer, for the worker to carry out and the log to keep.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict<'t> {
     /// Go, over this network.
     Allow {
         /// The network that carries it.
-        network: Id,
+        network: &'t Id,
         /// The rule that said so.
-        rule: &'static str,
+        rule: Rule,
     },
     /// Do not go.
     Deny {
         /// What the program is told.
         refusal: Refusal,
-        /// The rule that said so, as the docs list it.
-        rule: &'static str,
+        /// The rule that said so.
+        rule: Rule,
     },
+}
+
+impl Verdict<'_> {
+    /// The rule that decided.
+    pub fn rule(&self) -> Rule {
+        match self {
+            Verdict::Allow { rule, .. } | Verdict::Deny { rule, .. } => *rule,
+        }
+    }
 }
