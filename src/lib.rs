@@ -10,3 +10,5 @@ pub mod overlay;
 pub mod names;
 pub mod policy;
 pub mod registry;
+pub mod stack;
+pub mod tun;

@@ -1,0 +1,743 @@
+//! Packets to flows and back: TCP ended in user space, without any input or output of its own.
+//!
+//! The caller brings packets (each one read of the TUN) and the time; packets go out through a [`Sink`], and what happened
+//! waits as [`Event`]s. Nothing here reads a clock, a descriptor or a random number, so two stacks can be joined in memory
+//! and a run can be repeated to the instruction.
+//!
+//! The path of a connection: a SYN is *held* ([`Event::Open`]). Only when the caller says [`Stack::accept`] does a TCP
+//! socket exist and the held SYN go into it, so that the SYN-ACK means "the overlay has connected"; [`Stack::refuse`] makes
+//! the one packet that gives the program its honest errno. Bytes then wait in two rings that the caller reads and writes in
+//! place ([`Stack::drain`], [`Stack::fill`]), told by [`Event::Ready`] when there is something to do. [`Stack::flush`]
+//! sends what is due. Each direction closes by itself; a reset passes at once, and discards.
+//!
+//! - `packet`, `emit`, `fragments`: IP in and out. `device`: the seam to smoltcp, and segmentation offload.
+//! - `flow`: phases and the table. `arena`: the rings' memory. `deadlines`: timers. `udp`: what is not TCP.
+
+mod arena;
+mod deadlines;
+mod device;
+mod emit;
+mod flow;
+mod fragments;
+mod packet;
+#[cfg(test)]
+mod tests;
+mod udp;
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+
+use smoltcp::iface::{Config as InterfaceConfig, Interface, PollResult, SocketSet};
+use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
+use smoltcp::wire::HardwareAddress;
+
+pub use arena::NoMemory;
+pub use device::Sink;
+pub use flow::FlowId;
+/// Time, in microseconds from any beginning that the caller likes.
+pub use smoltcp::time::{Duration, Instant};
+pub use udp::Datagrams;
+
+use crate::flow::Refusal;
+use arena::Arena;
+use deadlines::Deadlines;
+use device::Wire;
+use flow::{Flow, Held, Key, Live, Phase, Table};
+use fragments::Fragments;
+use packet::{Packet, Parsed, Tcp};
+
+/// What a stack is made with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Secrets: the key of the flow table's hash, and the seed of the initial sequence numbers.
+    pub seed: [u64; 3],
+    /// Bytes of each of a flow's two rings. 256 KiB is the knee of the throughput curve.
+    pub ring: usize,
+    /// The most flows, pending ones included.
+    pub flows: usize,
+    /// The most flows that wait for the overlay's answer.
+    pub pending: usize,
+    /// How long a half-closed flow may go without moving a byte before it is reset.
+    pub half_close: Duration,
+    /// How often a silent client is asked whether it is still there; one that does not answer twice is gone.
+    pub keep_alive: Duration,
+    /// After how long a silent flow gives the pages of its empty rings back.
+    pub idle: Duration,
+    /// What becomes of datagrams and pings.
+    pub datagrams: Datagrams,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            seed: [0; 3],
+            ring: 256 * 1024,
+            flows: 65_536,
+            pending: 4_096,
+            half_close: Duration::from_secs(15 * 60),
+            keep_alive: Duration::from_secs(15 * 60),
+            idle: Duration::from_secs(1),
+            datagrams: Datagrams::default(),
+        }
+    }
+}
+
+/// A limit of [`Config`] that a new flow ran into; the program was told [`Limit::REFUSAL`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// [`Config::flows`].
+    Flows,
+    /// [`Config::pending`].
+    Pending,
+}
+
+impl Limit {
+    /// What a program beyond a limit is told.
+    pub const REFUSAL: Refusal = Refusal::Prohibited;
+
+    /// The rule's name in the record.
+    pub fn rule(self) -> &'static str {
+        match self {
+            Self::Flows => "limit.flows",
+            Self::Pending => "limit.pending",
+        }
+    }
+}
+
+/// Why a flow ended that the caller did not end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// Both directions finished, and every byte was taken.
+    Finished,
+    /// The client sent a reset: what was in flight is discarded, and the other side deserves a reset too.
+    ClientReset,
+    /// The client does not answer any more.
+    ClientGone,
+    /// Half-closed, and silent for [`Config::half_close`].
+    HalfCloseLimit,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A program dials: answer with [`Stack::accept`] or [`Stack::refuse`].
+    Open {
+        /// The new flow.
+        flow: FlowId,
+        /// The program's own end.
+        client: SocketAddr,
+        /// Where it wants to go.
+        server: SocketAddr,
+    },
+    /// The program gave its dial up, or was killed; the flow is gone.
+    DialAbandoned {
+        /// The flow that was pending.
+        flow: FlowId,
+    },
+    /// There may be bytes to drain, room to fill, or an end to see.
+    Ready {
+        /// A live flow.
+        flow: FlowId,
+    },
+    /// The flow is gone.
+    Closed {
+        /// The flow that was live.
+        flow: FlowId,
+        /// Why.
+        reason: Closed,
+    },
+    /// A flow was refused without being asked about.
+    Limited {
+        /// The program's own end.
+        client: SocketAddr,
+        /// Where it wanted to go.
+        server: SocketAddr,
+        /// The limit.
+        limit: Limit,
+    },
+    /// A DNS message in a datagram: answer with [`Stack::answer`], or not at all.
+    Query {
+        /// Who asked.
+        client: SocketAddr,
+        /// The address that was asked, which the answer comes from.
+        server: SocketAddr,
+        /// The message.
+        data: Vec<u8>,
+    },
+    /// A datagram that was answered with an ICMP error.
+    DatagramRefused {
+        /// The program's own end.
+        client: SocketAddr,
+        /// Where it wanted to go.
+        server: SocketAddr,
+    },
+    /// A ping that was answered with an ICMP error.
+    EchoRefused {
+        /// The program's own address.
+        client: IpAddr,
+        /// Where it wanted to go.
+        server: IpAddr,
+    },
+}
+
+/// What [`Stack::drain`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// The closure was offered so many bytes and took so many.
+    Some {
+        /// Bytes it was shown.
+        offered: usize,
+        /// Bytes it took.
+        taken: usize,
+    },
+    /// Nothing there, for now.
+    Empty,
+    /// Nothing will ever come: the client's FIN was reached.
+    Finished,
+    /// No such flow.
+    Gone,
+}
+
+/// Numbers for whoever watches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Flows that wait for the overlay.
+    pub pending: usize,
+    /// Flows that carry bytes.
+    pub live: usize,
+    /// Packets that contradicted themselves, were damaged, or that nobody serves.
+    pub dropped: u64,
+}
+
+/// How many packets one flow sends before the next one's turn.
+const BURST: usize = 64;
+
+/// The least time to a flow's next look when smoltcp says "now" but has nothing to send.
+const FLOOR: Duration = Duration::from_millis(10);
+
+/// How many warm rings are cleaned in one go, and the pause between two goes.
+const TRIM: usize = 256;
+const TRIM_PAUSE: Duration = Duration::from_millis(20);
+
+/// See the module's text.
+pub struct Stack {
+    config: Config,
+    interface: Interface,
+    // Before the arena: a socket holds slices of its rings.
+    table: Table,
+    arena: Arena,
+    deadlines: Deadlines,
+    fragments: Fragments,
+    events: VecDeque<Event>,
+    egress: Vec<FlowId>,
+    egress_spare: Vec<FlowId>,
+    trim_at: Option<Instant>,
+    scratch: Box<[u8]>,
+    reply: Vec<u8>,
+    dropped: u64,
+}
+
+impl Stack {
+    /// A stack without flows.
+    pub fn new(config: Config, now: Instant) -> Self {
+        let mut scratch = device::scratch();
+        let mut nowhere = |_: &[u8]| {};
+        let mut wire = Wire { incoming: None, scratch: &mut scratch, sink: &mut nowhere, segment: 0 };
+        let mut settings = InterfaceConfig::new(HardwareAddress::Ip);
+        settings.random_seed = config.seed[2];
+        let mut interface = Interface::new(settings, &mut wire, now);
+        interface.set_any_ip(true);
+        Self {
+            interface,
+            table: Table::new([config.seed[0], config.seed[1]]),
+            arena: Arena::new(config.ring),
+            deadlines: Deadlines::default(),
+            fragments: Fragments::default(),
+            events: VecDeque::new(),
+            egress: Vec::new(),
+            egress_spare: Vec::new(),
+            trim_at: None,
+            scratch,
+            reply: Vec::with_capacity(2048),
+            dropped: 0,
+            config,
+        }
+    }
+
+    /// Takes one read of the TUN: a virtio-net header and a packet.
+    pub fn receive(&mut self, now: Instant, frame: &[u8], sink: &mut dyn Sink) {
+        let taken = match packet::parse(frame) {
+            Some(Parsed::Packet(packet)) => self.packet(now, &packet, sink),
+            Some(Parsed::Fragment(piece)) => match self.fragments.add(now, &piece) {
+                Some(whole) => {
+                    let frame = [&[0; crate::tun::VNET_HEADER][..], &whole].concat();
+                    match packet::parse(&frame) {
+                        Some(Parsed::Packet(packet)) => self.packet(now, &packet, sink),
+                        _ => None,
+                    }
+                }
+                None => Some(()),
+            },
+            None => None,
+        };
+        if taken.is_none() {
+            self.dropped += 1;
+        }
+    }
+
+    /// The oldest event that was not taken yet. To be emptied after each batch of packets.
+    pub fn next_event(&mut self) -> Option<Event> {
+        let event = self.events.pop_front()?;
+        if let Event::Ready { flow } = &event {
+            match self.table.get_mut(*flow) {
+                Some(flow) => flow.ready_queued = false,
+                None => return self.next_event(),
+            }
+        }
+        Some(event)
+    }
+
+    /// Answers a held SYN: the overlay has connected. `early` are bytes that the server sent already.
+    pub fn accept(&mut self, now: Instant, id: FlowId, early: &[u8], sink: &mut dyn Sink) -> Result<(), NoMemory> {
+        let Some(Flow { phase: Phase::Pending(held), server, .. }) = self.table.get(id) else { return Ok(()) };
+        let (syn, segment) = held.for_socket();
+        let server = *server;
+        let rx = self.arena.take()?;
+        let tx = match self.arena.take() {
+            Ok(ring) => ring,
+            Err(error) => {
+                self.arena.give_back(rx, false);
+                return Err(error);
+            }
+        };
+        // SAFETY: both rings were just taken, so these are their only slices. They live in the socket, which is dropped in
+        // `release` before the rings are given back, and with `table` before `arena` when the stack is dropped.
+        let (receive, transmit) = unsafe { (self.arena.bytes(rx), self.arena.bytes(tx)) };
+        let mut socket = Socket::new(SocketBuffer::new(receive), SocketBuffer::new(transmit));
+        socket.set_nagle_enabled(false);
+        socket.set_ack_delay(None);
+        socket.set_keep_alive(Some(self.config.keep_alive));
+        socket.set_timeout(Some(self.config.keep_alive * 2 + Duration::from_secs(60)));
+        let listening = socket.listen(smoltcp::wire::IpListenEndpoint::from(server));
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        let live = Live {
+            sockets,
+            handle,
+            rx,
+            tx,
+            segment,
+            touched: !early.is_empty(),
+            hole: false,
+            drained: false,
+            finishing: false,
+            orderly: false,
+            early: early.to_vec(),
+            progress: now,
+        };
+        let held = self.table.promote(id, live);
+        if let Some(live) = self.table.live(id) {
+            let mut wire = Wire { incoming: Some(&syn), scratch: &mut self.scratch, sink, segment };
+            self.interface.poll_ingress_single(now, &mut wire, &mut live.sockets);
+            if listening.is_err() || live.state() != State::SynReceived {
+                // A port or an address that no socket can have; such a SYN was never sent by a kernel.
+                if let Some(held) = held {
+                    self.refuse_held(id, &held, Refusal::Refused, sink);
+                }
+                self.end(now, id, Closed::ClientGone);
+                return Ok(());
+            }
+        }
+        self.send(now, id, sink);
+        Ok(())
+    }
+
+    /// Answers a held SYN with a refusal; the flow is gone.
+    pub fn refuse(&mut self, id: FlowId, refusal: Refusal, sink: &mut dyn Sink) {
+        if !matches!(self.table.get(id), Some(Flow { phase: Phase::Pending(_), .. })) {
+            return;
+        }
+        if let Some(flow) = self.table.remove(id)
+            && let Phase::Pending(held) = &flow.phase
+        {
+            write_refusal(&mut self.reply, flow.client.ip(), flow.server.ip(), held, refusal);
+            sink.send(&self.reply);
+        }
+    }
+
+    /// Shows the bytes that the client sent to `take`, which says how many of them are done with. The slice ends where the
+    /// ring wraps: call again while something was taken.
+    pub fn drain(&mut self, now: Instant, id: FlowId, take: impl FnOnce(&[u8]) -> usize) -> Drained {
+        let Some(live) = self.table.live(id) else { return Drained::Gone };
+        let outcome = live.socket().recv(|bytes| {
+            if bytes.is_empty() {
+                return (0, Drained::Empty);
+            }
+            let offered = bytes.len();
+            let taken = take(bytes).min(offered);
+            (taken, Drained::Some { offered, taken })
+        });
+        match outcome {
+            Ok(Drained::Some { offered, taken }) => {
+                if taken > 0 {
+                    live.progress = now;
+                    self.queue_egress(id);
+                }
+                Drained::Some { offered, taken }
+            }
+            Ok(other) => other,
+            Err(RecvError::Finished) => {
+                if !live.drained {
+                    live.drained = true;
+                    live.progress = now;
+                    self.queue_egress(id);
+                }
+                Drained::Finished
+            }
+            Err(RecvError::InvalidState) => Drained::Empty,
+        }
+    }
+
+    /// Whether [`Stack::fill`] is worth a call: the transmit ring is empty, or a quarter of it is free. Smaller pieces would
+    /// cost a system call and a packet each.
+    pub fn wants_fill(&mut self, id: FlowId) -> bool {
+        let Some(live) = self.table.live(id) else { return false };
+        if live.finishing || !live.early.is_empty() {
+            return false;
+        }
+        let socket = live.socket_ref();
+        let (queued, capacity) = (socket.send_queue(), socket.send_capacity());
+        socket.may_send() && (queued == 0 || capacity - queued >= capacity / 4)
+    }
+
+    /// Offers `write` the free part of the transmit ring, up to where it wraps; it says how many bytes it put there.
+    pub fn fill(&mut self, now: Instant, id: FlowId, write: impl FnOnce(&mut [u8]) -> usize) -> usize {
+        let Some(live) = self.table.live(id) else { return 0 };
+        let written = live.socket().send(|room| {
+            let written = if room.is_empty() { 0 } else { write(room).min(room.len()) };
+            (written, written)
+        });
+        let written = written.unwrap_or(0);
+        if written > 0 {
+            live.progress = now;
+            live.touched = true;
+            self.queue_egress(id);
+        }
+        written
+    }
+
+    /// Says that no more bytes will come for the client: a FIN follows the last one.
+    pub fn finish(&mut self, now: Instant, id: FlowId) {
+        if let Some(live) = self.table.live(id) {
+            live.finishing = true;
+            live.progress = now;
+            self.queue_egress(id);
+        }
+    }
+
+    /// Ends a flow at once: the client sees a reset. A pending one is refused.
+    pub fn abort(&mut self, now: Instant, id: FlowId, sink: &mut dyn Sink) {
+        if let Some(live) = self.table.live(id) {
+            live.socket().abort();
+            let mut wire = Wire { incoming: None, scratch: &mut self.scratch, sink, segment: live.segment };
+            self.interface.poll_egress(now, &mut wire, &mut live.sockets);
+            self.release(now, id);
+        } else {
+            self.refuse(id, Refusal::Refused, sink);
+        }
+    }
+
+    /// Ends every flow with a reset, or a refusal.
+    pub fn shutdown(&mut self, now: Instant, sink: &mut dyn Sink) {
+        for id in self.table.ids() {
+            self.abort(now, id, sink);
+        }
+    }
+
+    /// Sends a datagram from `server`, as the answer to a [`Event::Query`].
+    pub fn answer(&mut self, client: SocketAddr, server: SocketAddr, data: &[u8], sink: &mut dyn Sink) {
+        if emit::datagram(&mut self.reply, server, client, data) {
+            sink.send(&self.reply);
+        }
+    }
+
+    /// Sends what the flows that something happened to have to send. To be called after each batch.
+    pub fn flush(&mut self, now: Instant, sink: &mut dyn Sink) {
+        let mut turn = std::mem::replace(&mut self.egress, std::mem::take(&mut self.egress_spare));
+        for id in turn.drain(..) {
+            if let Some(flow) = self.table.get_mut(id) {
+                flow.egress_queued = false;
+                self.send(now, id, sink);
+            }
+        }
+        self.egress_spare = turn;
+    }
+
+    /// Whether [`Stack::flush`] has work left.
+    pub fn is_flushed(&self) -> bool {
+        self.egress.is_empty()
+    }
+
+    /// When [`Stack::expire`] wants to be called.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        match (self.deadlines.next(), self.trim_at) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Does what has become due.
+    pub fn expire(&mut self, now: Instant, sink: &mut dyn Sink) {
+        while let Some((at, id)) = self.deadlines.due(now) {
+            let Some(flow) = self.table.get_mut(id) else { continue };
+            if flow.registered != Some(at) {
+                continue;
+            }
+            flow.registered = None;
+            match &flow.phase {
+                Phase::Pending(held) => {
+                    let ends = held.patience_ends();
+                    if now >= ends {
+                        self.table.remove(id);
+                        self.events.push_back(Event::DialAbandoned { flow: id });
+                    } else {
+                        self.deadlines.set(id, ends, &mut flow.registered);
+                    }
+                }
+                Phase::Live(live) if live.is_half_closed() && now >= live.progress + self.config.half_close => {
+                    self.abort(now, id, sink);
+                    self.events.push_back(Event::Closed { flow: id, reason: Closed::HalfCloseLimit });
+                }
+                Phase::Live(live) => {
+                    if live.touched && live.is_empty() && !live.hole && now >= live.progress + self.config.idle {
+                        let (rx, tx) = (live.rx, live.tx);
+                        self.arena.clean(rx);
+                        self.arena.clean(tx);
+                        if let Some(live) = self.table.live(id) {
+                            live.touched = false;
+                        }
+                    }
+                    self.send(now, id, sink);
+                }
+            }
+        }
+        if self.trim_at.is_some_and(|at| now >= at) {
+            self.trim_at = if self.arena.trim(TRIM) { Some(now + TRIM_PAUSE) } else { None };
+            self.table.tidy();
+        }
+        let table = &self.table;
+        self.deadlines.tidy(table.len(), |id, at| table.get(id).is_some_and(|flow| flow.registered == Some(at)));
+    }
+
+    /// How much there is.
+    pub fn counts(&self) -> Counts {
+        let pending = self.table.pending();
+        Counts { pending, live: self.table.len() - pending, dropped: self.dropped }
+    }
+
+    /// One whole packet; `None` if it was dropped.
+    fn packet(&mut self, now: Instant, packet: &Packet<'_>, sink: &mut dyn Sink) -> Option<()> {
+        if !packet.intact() {
+            return None;
+        }
+        match packet.protocol {
+            packet::TCP => self.segment(now, packet, sink),
+            _ => {
+                let answer = udp::receive(&self.config.datagrams, packet, &mut self.events)?;
+                if let Some(refusal) = answer {
+                    let quoted = emit::quotable(packet);
+                    emit::unreachable(&mut self.reply, packet.source, packet.destination, &quoted, refusal);
+                    sink.send(&self.reply);
+                }
+                Some(())
+            }
+        }
+    }
+
+    /// One TCP segment.
+    fn segment(&mut self, now: Instant, packet: &Packet<'_>, sink: &mut dyn Sink) -> Option<()> {
+        let tcp = packet::tcp(packet.payload())?;
+        let key = Key::new(packet.source, packet.destination, &tcp);
+        let opens = tcp.syn && !tcp.ack && !tcp.rst;
+        let Some(id) = self.table.find(&key) else {
+            if opens {
+                self.open(now, key, packet, &tcp, sink);
+            } else if !tcp.rst {
+                emit::reset(&mut self.reply, packet.source, packet.destination, &tcp);
+                sink.send(&self.reply);
+            }
+            return Some(());
+        };
+        let flow = self.table.get_mut(id)?;
+        match &mut flow.phase {
+            Phase::Pending(_) if tcp.rst => {
+                self.table.remove(id);
+                self.events.push_back(Event::DialAbandoned { flow: id });
+            }
+            Phase::Pending(held) if opens => held.again(now, packet, &tcp),
+            Phase::Pending(_) => {}
+            Phase::Live(_) => self.feed(now, id, packet, &tcp, sink),
+        }
+        Some(())
+    }
+
+    /// A SYN of a new flow.
+    fn open(&mut self, now: Instant, key: Key, packet: &Packet<'_>, tcp: &Tcp, sink: &mut dyn Sink) {
+        let client = SocketAddr::new(packet.source, tcp.source_port);
+        let server = SocketAddr::new(packet.destination, tcp.destination_port);
+        let held = Held::new(now, packet, tcp);
+        let limit = if self.table.len() >= self.config.flows {
+            Some(Limit::Flows)
+        } else if self.table.pending() >= self.config.pending {
+            Some(Limit::Pending)
+        } else {
+            None
+        };
+        if let Some(limit) = limit {
+            write_refusal(&mut self.reply, client.ip(), server.ip(), &held, Limit::REFUSAL);
+            sink.send(&self.reply);
+            self.events.push_back(Event::Limited { client, server, limit });
+            return;
+        }
+        if client.port() == 0 || server.port() == 0 {
+            write_refusal(&mut self.reply, client.ip(), server.ip(), &held, Refusal::Refused);
+            sink.send(&self.reply);
+            return;
+        }
+        let ends = held.patience_ends();
+        let phase = Phase::Pending(held);
+        let flow = Flow { key, client, server, phase, registered: None, ready_queued: false, egress_queued: false };
+        let id = self.table.insert(flow);
+        if let Some(flow) = self.table.get_mut(id) {
+            self.deadlines.set(id, ends, &mut flow.registered);
+        }
+        self.events.push_back(Event::Open { flow: id, client, server });
+    }
+
+    /// A segment of a live flow.
+    fn feed(&mut self, now: Instant, id: FlowId, packet: &Packet<'_>, tcp: &Tcp, sink: &mut dyn Sink) {
+        let Some(live) = self.table.live(id) else { return };
+        let rebuilt;
+        // smoltcp knows IPv4 options, and is spared IPv6 extension headers.
+        let bytes = if packet.source.is_ipv6() && packet.transport != packet::IPV6_HEADER {
+            rebuilt = emit::plain(packet.source, packet.destination, packet::TCP, packet.payload());
+            &rebuilt
+        } else {
+            packet.bytes
+        };
+        let (before, queued) = (live.state(), live.socket_ref().recv_queue());
+        let mut wire = Wire { incoming: Some(bytes), scratch: &mut self.scratch, sink, segment: live.segment };
+        self.interface.poll_ingress_single(now, &mut wire, &mut live.sockets);
+        let after = live.state();
+        if tcp.data > 0 {
+            live.touched = true;
+            live.progress = now;
+            live.hole |= live.socket_ref().recv_queue() < queued + tcp.data;
+        }
+        match (before, after) {
+            (_, State::Listen) => return self.end(now, id, Closed::ClientReset),
+            (_, State::Closed) if tcp.rst => return self.end(now, id, Closed::ClientReset),
+            (State::LastAck, State::Closed) => live.orderly = true,
+            _ if before != after => live.progress = now,
+            _ => {}
+        }
+        self.queue_ready(id);
+        self.queue_egress(id);
+    }
+
+    /// Sends what a live flow has to send, sees whether it has ended, and sets its next deadline.
+    fn send(&mut self, now: Instant, id: FlowId, sink: &mut dyn Sink) {
+        let Some(Flow { phase: Phase::Live(live), registered, .. }) = self.table.get_mut(id) else { return };
+        let established = !matches!(live.state(), State::SynReceived);
+        if established {
+            if !live.early.is_empty() {
+                let early = std::mem::take(&mut live.early);
+                let sent = live.socket().send_slice(&early).unwrap_or(early.len());
+                live.early = early[sent..].to_vec();
+            }
+            if live.finishing && live.early.is_empty() {
+                live.socket().close();
+            }
+        }
+        let mut packets = 0;
+        let mut wire = Wire { incoming: None, scratch: &mut self.scratch, sink, segment: live.segment };
+        while packets < BURST
+            && self.interface.poll_egress(now, &mut wire, &mut live.sockets) == PollResult::SocketStateChanged
+        {
+            packets += 1;
+        }
+        let over = match live.state() {
+            State::TimeWait => true,
+            State::Closed if !live.orderly && packets < BURST => return self.end(now, id, Closed::ClientGone),
+            State::Closed => true,
+            _ => false,
+        };
+        if over && live.drained && live.socket_ref().recv_queue() == 0 {
+            return self.end(now, id, Closed::Finished);
+        }
+        let mut next = self.interface.poll_at(now, &live.sockets).map(|at| at.max(now + FLOOR));
+        let mut sooner = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
+        if live.is_half_closed() || over {
+            sooner((live.progress + self.config.half_close).max(now + FLOOR));
+        }
+        if live.touched && live.is_empty() && !live.hole {
+            sooner((live.progress + self.config.idle).max(now + FLOOR));
+        }
+        if let Some(next) = next {
+            self.deadlines.set(id, next, registered);
+        }
+        if packets == BURST {
+            self.queue_egress(id);
+        }
+    }
+
+    /// A flow that ended by itself.
+    fn end(&mut self, now: Instant, id: FlowId, reason: Closed) {
+        self.release(now, id);
+        self.events.push_back(Event::Closed { flow: id, reason });
+    }
+
+    /// Forgets a flow and takes its rings back.
+    fn release(&mut self, now: Instant, id: FlowId) {
+        let Some(flow) = self.table.remove(id) else { return };
+        if let Phase::Live(Live { sockets, rx, tx, touched, .. }) = flow.phase {
+            drop(sockets);
+            self.arena.give_back(rx, touched);
+            self.arena.give_back(tx, touched);
+            if self.trim_at.is_none() && self.arena.is_warm() {
+                self.trim_at = Some(now + self.config.idle);
+            }
+        }
+    }
+
+    fn refuse_held(&mut self, id: FlowId, held: &Held, refusal: Refusal, sink: &mut dyn Sink) {
+        if let Some(flow) = self.table.get(id) {
+            write_refusal(&mut self.reply, flow.client.ip(), flow.server.ip(), held, refusal);
+            sink.send(&self.reply);
+        }
+    }
+
+    fn queue_ready(&mut self, id: FlowId) {
+        if let Some(flow) = self.table.get_mut(id)
+            && !std::mem::replace(&mut flow.ready_queued, true)
+        {
+            self.events.push_back(Event::Ready { flow: id });
+        }
+    }
+
+    fn queue_egress(&mut self, id: FlowId) {
+        if let Some(flow) = self.table.get_mut(id)
+            && !std::mem::replace(&mut flow.egress_queued, true)
+        {
+            self.egress.push(id);
+        }
+    }
+}
+
+/// The one packet that answers a SYN with no: a reset, or an ICMP error that quotes it.
+fn write_refusal(reply: &mut Vec<u8>, client: IpAddr, server: IpAddr, held: &Held, refusal: Refusal) {
+    match refusal {
+        Refusal::Refused => emit::reset(reply, client, server, &held.tcp),
+        _ => emit::unreachable(reply, client, server, &held.headers, refusal),
+    }
+}
