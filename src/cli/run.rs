@@ -12,7 +12,8 @@ pub fn run(arguments: RunArguments, ignored: u64) -> i32 {
 
 /// Runs the user's shell in a jail.
 pub fn shell(arguments: ShellArguments, ignored: u64) -> i32 {
-    let shell = std::env::var_os("SHELL").filter(|shell| !shell.is_empty()).unwrap_or_else(|| OsString::from("/bin/sh"));
+    let shell =
+        std::env::var_os("SHELL").filter(|shell| !shell.is_empty()).unwrap_or_else(|| OsString::from("/bin/sh"));
     front::run(&options(arguments.jail, vec![shell]), ignored)
 }
 

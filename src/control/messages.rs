@@ -65,6 +65,8 @@ pub enum InitToFront {
     MapMe,
     /// The id maps are in place and init can no longer be looked into; front may do the same.
     Closed,
+    /// What a person may want to know of how the jail was built.
+    Notes(Vec<String>),
     /// A stage failed; there is no jail.
     Failed(Refusal),
     /// The command runs.
@@ -134,8 +136,6 @@ pub enum WardenToInit {
 pub enum WardenToRelay {
     /// Build the workers. Descriptors: for each worker its TUN queue and its channel to the warden.
     Begin(Box<RelaySetup>),
-    /// The jail is gone: let go of the device and end.
-    Finish,
 }
 
 /// Everything that a relay is built from. It holds the proxy's credentials and nothing else that is secret.

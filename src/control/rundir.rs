@@ -113,8 +113,9 @@ impl Listener {
         let path = socket_path(folder, name);
         let unnamed = folder.join(format!(".{name}.{}", std::process::id()));
         let failed = |source: Errno| RunError::Io { path: unnamed.clone(), source: source.into() };
-        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
-            .map_err(failed)?;
+        let fd =
+            socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
+                .map_err(failed)?;
         let _ = fs::remove_file(&unnamed);
         bind(fd.as_raw_fd(), &UnixAddr::new(&unnamed).map_err(failed)?).map_err(failed)?;
         listen(&fd, Backlog::MAXCONN).map_err(failed)?;

@@ -86,11 +86,15 @@ pub fn explain(error: &io::Error) -> String {
         "user namespaces are limited to none; allow some with: sudo sysctl -w user.max_user_namespaces=15000"
     } else {
         match error.raw_os_error() {
-            Some(libc::ENOSPC) => "the limit of namespaces is reached; raise it with: sudo sysctl -w user.max_user_namespaces=15000 user.max_net_namespaces=15000",
+            Some(libc::ENOSPC) => {
+                "the limit of namespaces is reached; raise it with: sudo sysctl -w user.max_user_namespaces=15000 user.max_net_namespaces=15000"
+            }
             Some(libc::EPERM) => {
                 "this process may not make user namespaces: in a container allow them with docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined, or podman run --security-opt seccomp=unconfined"
             }
-            Some(libc::EINVAL) => "the kernel was built without one of the namespaces (user, network, mount, pid, UTS, IPC, cgroup)",
+            Some(libc::EINVAL) => {
+                "the kernel was built without one of the namespaces (user, network, mount, pid, UTS, IPC, cgroup)"
+            }
             _ => "see user_namespaces(7)",
         }
     };

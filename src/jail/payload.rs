@@ -221,10 +221,12 @@ pub fn become_command(
         if setting.identity.full_range {
             mapped().map_err(io_at("have the ids mapped"))?;
         } else {
-            namespaces::map_self_only("self", setting.identity.uid, setting.identity.gid).map_err(io_at("map the ids"))?;
+            namespaces::map_self_only("self", setting.identity.uid, setting.identity.gid)
+                .map_err(io_at("map the ids"))?;
         }
-        chdir(&command.directory)
-            .map_err(|errno| StageError::new(format!("enter the working folder {}", command.directory.display()), errno))?;
+        chdir(&command.directory).map_err(|errno| {
+            StageError::new(format!("enter the working folder {}", command.directory.display()), errno)
+        })?;
         new_session_keyring()?;
         command.attributes.apply(setting.most_descriptors)?;
         drop_capabilities()?;
@@ -262,9 +264,8 @@ fn take_streams(streams: &Streams<'_>) -> Result<(), StageError> {
 /// The caller's session keyring is shared with every process of the login; the command gets an empty one (`keyrings(7)`).
 fn new_session_keyring() -> Result<(), StageError> {
     // SAFETY: keyctl takes integers and a null pointer here.
-    let joined = unsafe {
-        libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>())
-    };
+    let joined =
+        unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
     match Errno::result(joined) {
         Ok(_) => Ok(()),
         // A kernel without keyrings has nothing to share.
@@ -331,11 +332,8 @@ fn run_program(command: &Command) -> StageError {
     let Some(program) = command.argv.first() else {
         return StageError { stage: "run nothing".into(), errno: libc::EINVAL, exec: true };
     };
-    let failed = |errno: Errno| StageError {
-        stage: program.to_string_lossy().into_owned(),
-        errno: errno as i32,
-        exec: true,
-    };
+    let failed =
+        |errno: Errno| StageError { stage: program.to_string_lossy().into_owned(), errno: errno as i32, exec: true };
     if program.as_bytes().contains(&b'/') {
         return failed(execute(program, command));
     }
@@ -367,7 +365,10 @@ fn execute(path: &CStr, command: &Command) -> Errno {
 }
 
 fn search_path(environment: &[CString]) -> &[u8] {
-    environment.iter().find_map(|entry| entry.as_bytes().strip_prefix(b"PATH=")).unwrap_or(b"/usr/local/bin:/usr/bin:/bin")
+    environment
+        .iter()
+        .find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="))
+        .unwrap_or(b"/usr/local/bin:/usr/bin:/bin")
 }
 
 /// Finds the file that `program` names for someone in `directory` with this environment, for checks made before a jail exists.

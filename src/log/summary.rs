@@ -40,6 +40,12 @@ impl Summary {
         }
     }
 
+    /// How many records were counted.
+    pub fn records(&self) -> u64 {
+        let denied = self.denied_flows.values().chain(self.denied_questions.values());
+        self.questions + self.flows.values().chain(denied).sum::<u64>()
+    }
+
     /// Counts records that were lost on the way.
     pub fn lose(&mut self, count: u64) {
         self.lost = self.lost.saturating_add(count);

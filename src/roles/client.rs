@@ -14,11 +14,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
 use crate::control::channel::{Channel, ChannelError};
-use crate::control::messages::{
-    ClientAnswer, ClientRequest, ClientSignal, Ending, ExecRequest, JailStatus, Refusal,
-};
+use crate::control::messages::{ClientAnswer, ClientRequest, ClientSignal, Ending, ExecRequest, JailStatus, Refusal};
 use crate::control::rundir::{self, RunError};
+use crate::jail::environment::{self, Choices};
 use crate::jail::payload::{Command, StageError};
+use crate::roles::front::as_execve_wants;
 
 /// Why a request to a jail came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +33,7 @@ pub enum ClientError {
     #[error("{0}")]
     Refused(Refusal),
     /// The command could not be started.
-    #[error("{}: {}", .0.stage, Errno::from_raw(.0.errno).desc())]
+    #[error(transparent)]
     NotRun(StageError),
     /// Something of this process.
     #[error("{what}: {source}")]
@@ -141,8 +141,8 @@ impl Session {
         let mut set = SigSet::empty();
         FORWARDED.iter().for_each(|signal| set.add(*signal));
         pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), None).map_err(own("block signals"))?;
-        let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-            .map_err(own("watch signals"))?;
+        let signals =
+            SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(own("watch signals"))?;
         let raw = self.terminal.as_ref().map(|_| RawMode::enter());
         if let Some(terminal) = &self.terminal {
             copy_window_size(terminal);
@@ -163,17 +163,19 @@ impl Session {
                 PollFd::new(self.jail.as_fd(), if ending.is_none() { PollFlags::POLLIN } else { PollFlags::empty() }),
             ];
             if let Some(terminal) = &self.terminal {
-                polled.push(PollFd::new(terminal.as_fd(), if output_open { PollFlags::POLLIN } else { PollFlags::empty() }));
-                polled.push(PollFd::new(stdin.as_fd(), if input_open { PollFlags::POLLIN } else { PollFlags::empty() }));
+                polled.push(PollFd::new(
+                    terminal.as_fd(),
+                    if output_open { PollFlags::POLLIN } else { PollFlags::empty() },
+                ));
+                polled
+                    .push(PollFd::new(stdin.as_fd(), if input_open { PollFlags::POLLIN } else { PollFlags::empty() }));
             }
             match poll(&mut polled, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(own("wait for events")(errno)),
             }
-            let ready: Vec<bool> = polled
-                .iter()
-                .map(|p| p.revents().is_some_and(|events| !events.is_empty()))
-                .collect();
+            let ready: Vec<bool> =
+                polled.iter().map(|p| p.revents().is_some_and(|events| !events.is_empty())).collect();
             drop(polled);
             if ready[0] {
                 self.pass_signals_on(signals);
@@ -269,7 +271,7 @@ impl Drop for RawMode {
 }
 
 /// A command as this process would run it.
-pub fn command_of_caller(argv: &[OsString], environment: Vec<std::ffi::CString>, ignored: u64) -> Result<Command, ClientError> {
+pub fn command_of_caller(argv: &[OsString], ignored: u64) -> Result<Command, ClientError> {
     use std::os::unix::ffi::OsStrExt;
     let argv = argv
         .iter()
@@ -277,5 +279,6 @@ pub fn command_of_caller(argv: &[OsString], environment: Vec<std::ffi::CString>,
         .collect::<Result<_, _>>()
         .map_err(|e| own("pass the arguments on")(io::Error::other(e)))?;
     let directory = std::env::current_dir().map_err(own("find the working folder"))?;
+    let environment = as_execve_wants(environment::build(std::env::vars_os(), &Choices::default()));
     Ok(Command { argv, environment, directory, attributes: crate::jail::payload::Attributes::of_caller(ignored, 0) })
 }

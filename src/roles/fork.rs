@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::RawFd;
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::prctl;
@@ -85,4 +86,19 @@ pub fn leave_streams() -> nix::Result<()> {
 pub fn exit(status: i32) -> ! {
     // SAFETY: _exit does not return and touches no memory.
     unsafe { libc::_exit(status) }
+}
+
+/// Closes every descriptor above 2 but these: for a role that is forked late, when its parent holds more than it may have.
+pub fn close_all_but(kept: &[RawFd]) {
+    let mut kept: Vec<u32> = kept.iter().filter_map(|&fd| u32::try_from(fd).ok()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept.into_iter().chain([u32::MAX]) {
+        if first < fd {
+            // SAFETY: nothing in this process uses the descriptors again; their owners' destructors never run, for a role
+            // ends by `exit`.
+            unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+        }
+        first = fd.saturating_add(1);
+    }
 }

@@ -7,10 +7,10 @@
 //! Signals: the terminal's own (INT, QUIT, TSTP) reach the command from the kernel, for it is in the same process group, and
 //! are swallowed here; those sent to front by a process are passed on.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -25,11 +25,10 @@ use super::fork::{self, Bond};
 use super::terminal::Terminal;
 use super::{RunOptions, init, streams, warden};
 use crate::control::channel::{self, Channel, ChannelError};
-use crate::control::messages::{
-    Ending, FrontToInit, FrontToWarden, InitToFront, Prepared, Refusal, WardenToFront,
-};
+use crate::control::messages::{Ending, FrontToInit, FrontToWarden, InitToFront, Prepared, Refusal, WardenToFront};
+use crate::jail::environment::{self, Choices, Environment};
 use crate::jail::namespaces::{self, Side};
-use crate::jail::payload::{self, Attributes};
+use crate::jail::payload::{Attributes, StageError};
 
 /// netjail's own failure, usage included.
 pub const OWN_FAILURE: i32 = 125;
@@ -52,30 +51,45 @@ const FROM_TERMINAL: [Signal; 3] = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIG
 /// signals that the caller ignored when this program began.
 pub fn run(options: &RunOptions, ignored: u64) -> i32 {
     let terminal = Terminal::save();
+    let streams = match streams::prepare(&options.keep_descriptors) {
+        Ok(streams) => streams,
+        Err(text) => {
+            say(&text);
+            return OWN_FAILURE;
+        }
+    };
     let outcome = supervise(options, ignored);
     terminal.restore();
-    match outcome {
+    let status = match outcome {
         Ok(Ending::Exited(status)) => status,
-        Ok(Ending::Signalled(number)) => die_by(number),
+        Ok(Ending::Signalled(number)) => {
+            streams.finish();
+            return die_by(number);
+        }
         Err(Stop::Refused(Refusal(text))) => {
             say(&text);
             OWN_FAILURE
         }
-        Err(Stop::NotRun(error)) => {
-            say(&format!("{}: {}", error.stage, Errno::from_raw(error.errno).desc()));
-            match Errno::from_raw(error.errno) {
-                _ if !error.exec => OWN_FAILURE,
-                Errno::ENOENT => NOT_FOUND,
-                _ => NOT_EXECUTABLE,
-            }
-        }
+        Err(Stop::NotRun(error)) => not_run(&error),
+    };
+    streams.finish();
+    status
+}
+
+/// Says why a command was not executed, and returns the status that a shell has for it.
+pub fn not_run(error: &StageError) -> i32 {
+    say(&error.to_string());
+    match Errno::from_raw(error.errno) {
+        _ if !error.exec => OWN_FAILURE,
+        Errno::ENOENT => NOT_FOUND,
+        _ => NOT_EXECUTABLE,
     }
 }
 
 /// Why there is no ending to report.
 enum Stop {
     Refused(Refusal),
-    NotRun(payload::StageError),
+    NotRun(StageError),
 }
 
 impl From<Refusal> for Stop {
@@ -98,7 +112,6 @@ fn supervise(options: &RunOptions, ignored: u64) -> Result<Ending, Stop> {
     let handled = block_handled_signals(&mut blocked).map_err(|e| own("can not block signals")(&e))?;
     let blocked_mask = Signal::iterator().filter(|s| blocked.contains(*s)).fold(0, |m, s| m | 1 << (s as i32 - 1));
     let attributes = Attributes::of_caller(ignored, blocked_mask);
-    let streams = streams::prepare(&options.keep_descriptors).map_err(Refusal)?;
 
     let no_channel = own("can not make a channel");
     let (to_warden, warden_end) = channel::pair::<FrontToWarden, WardenToFront>().map_err(|e| no_channel(&e))?;
@@ -133,23 +146,31 @@ fn supervise(options: &RunOptions, ignored: u64) -> Result<Ending, Stop> {
     };
     drop((init_end, init_warden, init_mediator, plan));
 
-    let ending = Watch { init: &to_init, warden: &to_warden, signals: &handled, child: child.pid }.until_the_end();
+    let ending =
+        Watch { init: &to_init, warden: &to_warden, signals: &handled, child: child.pid, verbose: options.verbose }
+            .until_the_end();
     // Whatever happened, nothing of the jail outlives front.
     let _ = kill(child.pid, Signal::SIGKILL);
     let _ = reap(child.pid);
-    streams.finish();
     finish_warden(&to_warden, warden_pid, options);
     ending
 }
 
 /// The environment that the command gets.
 fn environment(options: &RunOptions, prepared: &Prepared) -> Vec<CString> {
-    let _ = prepared;
-    let inherited = std::env::vars_os().filter(|_| !options.clear_environment);
-    inherited
-        .chain(options.set_environment.iter().cloned())
-        .filter_map(|(name, value)| CString::new([name.into_vec(), b"=".to_vec(), value.as_bytes().to_vec()].concat()).ok())
-        .collect()
+    let choices = Choices {
+        set: options.set_environment.clone(),
+        clear: options.clear_environment,
+        secrets: prepared.secret_variables.clone(),
+        keep: Vec::new(),
+    };
+    as_execve_wants(environment::build(std::env::vars_os(), &choices))
+}
+
+/// `NAME=value`, each with its zero byte.
+pub fn as_execve_wants(environment: Environment) -> Vec<CString> {
+    let join = |(name, value): (OsString, OsString)| [name.into_vec(), value.into_vec()].join(&b'=');
+    environment.variables.into_iter().filter_map(|variable| CString::new(join(variable)).ok()).collect()
 }
 
 fn block_handled_signals(before: &mut SigSet) -> nix::Result<SignalFd> {
@@ -196,6 +217,7 @@ struct Watch<'a> {
     warden: &'a Channel<FrontToWarden, WardenToFront>,
     signals: &'a SignalFd,
     child: Pid,
+    verbose: bool,
 }
 
 impl Watch<'_> {
@@ -251,6 +273,12 @@ impl Watch<'_> {
                 let _ = prctl::set_dumpable(false);
                 None
             }
+            Ok((InitToFront::Notes(notes), _)) => {
+                if self.verbose {
+                    notes.iter().for_each(|note| say(note));
+                }
+                None
+            }
             Ok((InitToFront::Failed(refusal), _)) => Some(Err(refusal.into())),
             Ok((InitToFront::Running, _)) => None,
             Ok((InitToFront::NotRun(error), _)) => Some(Err(Stop::NotRun(error))),
@@ -263,8 +291,12 @@ impl Watch<'_> {
             Ok((InitToFront::Ended(ending), _)) => Some(Ok(ending)),
             Err(_) => {
                 let why = warden_said.take().unwrap_or_else(|| match reap(self.child) {
-                    Some(WaitStatus::Signaled(_, signal, _)) => Refusal(format!("the jail's init was killed by {signal}; everything in the jail is gone")),
-                    _ => Refusal("the jail ended because one of netjail's own processes died; everything in it is gone".into()),
+                    Some(WaitStatus::Signaled(_, signal, _)) => {
+                        Refusal(format!("the jail's init was killed by {signal}; everything in the jail is gone"))
+                    }
+                    _ => Refusal(
+                        "the jail ended because one of netjail's own processes died; everything in it is gone".into(),
+                    ),
                 });
                 Some(Err(why.into()))
             }
@@ -314,7 +346,7 @@ fn finish_warden(warden: &Channel<FrontToWarden, WardenToFront>, pid: Pid, optio
 }
 
 /// Ends this process as the command ended, so that a shell loop stops at Ctrl-C as it would without a jail.
-fn die_by(number: i32) -> i32 {
+pub fn die_by(number: i32) -> i32 {
     if let Ok(fatal) = Signal::try_from(number) {
         // The command has dumped its core, if it had one to dump.
         let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);

@@ -9,10 +9,9 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -21,7 +20,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::WaitPidFlag;
-use nix::unistd::{ForkResult, Pid, fork, getegid, geteuid, pipe2};
+use nix::unistd::{ForkResult, Pid, User, fork, getegid, geteuid, pipe2};
 
 use super::fork::exit;
 use super::{RunOptions, front};
@@ -31,7 +30,8 @@ use crate::control::messages::{
     PayloadToMediator, Prepared, Refusal, WardenToInit, take,
 };
 use crate::jail::payload::{self, Attributes, Command, Identity, Setting, StageError, Streams, ignore};
-use crate::jail::{namespaces, network};
+use crate::jail::{identity, mounts, namespaces, network};
+use crate::{names, tun};
 
 /// Descriptors that netjail's own processes keep for themselves below the payload's limit: per-user kernel limits count
 /// descriptors in flight, and a payload that used them all would stop every hand-over.
@@ -48,7 +48,7 @@ pub struct Plan {
     link: network::Link,
     queues: u16,
     wait: bool,
-    hostname: String,
+    view: mounts::Plan,
 }
 
 impl Plan {
@@ -59,7 +59,6 @@ impl Plan {
         attributes: Attributes,
         environment: Vec<CString>,
     ) -> Result<Self, String> {
-        let _ = prepared;
         let argv = options
             .command
             .iter()
@@ -72,8 +71,10 @@ impl Plan {
             .iter()
             .find(|(number, ..)| *number == nix::sys::resource::Resource::RLIMIT_NOFILE as i32)
             .map_or(u64::MAX, |&(_, _, hard)| hard.saturating_sub(RESERVED_DESCRIPTORS).max(hard / 2));
+        let command = Command { argv, environment, directory, attributes };
+        let view = view(options, prepared, &command)?;
         Ok(Self {
-            command: Command { argv, environment, directory, attributes },
+            command,
             setting: Setting {
                 identity: Identity { uid: geteuid(), gid: getegid(), full_range: front::started_by_root() },
                 kept: options.keep_descriptors.clone(),
@@ -82,14 +83,32 @@ impl Plan {
             link: network::Link {
                 name: "tun0".into(),
                 mtu: options.mtu.into(),
-                v4: Ipv4Addr::new(198, 18, 0, 2),
-                v6: Ipv6Addr::new(0xfd4e, 0x6a61, 0x696c, 0, 0, 0, 0, 2),
+                v4: names::JAIL_V4,
+                v6: names::JAIL_V6,
             },
             queues: options.workers,
             wait: options.wait,
-            hostname: options.hostname.clone(),
+            view,
         })
     }
+}
+
+/// The file system and identity that the jail sees.
+fn view(options: &RunOptions, prepared: &Prepared, command: &Command) -> Result<mounts::Plan, String> {
+    let resolvers = vec![names::GATEWAY_V4.into()];
+    let identity = identity::Identity::new(&options.hostname, resolvers).map_err(|e| e.to_string())?;
+    let account = User::from_uid(geteuid()).ok().flatten();
+    let (name, shell, home) = match account {
+        Some(user) => (user.name, user.shell, user.dir),
+        None => (format!("user{}", geteuid()), PathBuf::from("/bin/sh"), PathBuf::from("/")),
+    };
+    let home = std::env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute()).unwrap_or(home);
+    let caller = mounts::Caller { uid: geteuid().as_raw(), gid: getegid().as_raw(), name, shell, home };
+    let mut view = mounts::Plan::new(caller, command.directory.clone(), identity);
+    view.command = payload::find_program(&command.argv[0], &command.directory, &command.environment);
+    view.masked_folders = prepared.hidden_folders.clone();
+    view.secret_files = prepared.secret_files.clone();
+    Ok(view)
 }
 
 /// Init's ends of its channels.
@@ -123,16 +142,26 @@ fn stage(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
 fn build(plan: &Plan, ends: &Ends) -> Result<(), Refusal> {
     let _ = prctl::set_name(c"nj-init");
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| stage("tie it to its supervisor")(&e))?;
-    for signal in
-        [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGHUP, Signal::SIGTERM, Signal::SIGTTOU, Signal::SIGTTIN, Signal::SIGPIPE, Signal::SIGUSR1, Signal::SIGUSR2]
-    {
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTSTP,
+        Signal::SIGHUP,
+        Signal::SIGTERM,
+        Signal::SIGTTOU,
+        Signal::SIGTTIN,
+        Signal::SIGPIPE,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+    ] {
         ignore(signal);
     }
     map_ids(plan, ends)?;
     prctl::set_dumpable(false).map_err(|e| stage("close init to others")(&e))?;
     tell_front(ends, &InitToFront::Closed)?;
 
-    let queues = crate::tun::open("/dev/net/tun", &plan.link.name, plan.queues).map_err(|e| Refusal(e.to_string()))?;
+    let device = tun::Source::Path(Path::new("/dev/net/tun"));
+    let queues = tun::open(device, &plan.link.name, plan.queues.into()).map_err(|e| Refusal(e.to_string()))?;
     network::configure(&plan.link).map_err(|e| stage("configure its network")(&e))?;
     // A host with a read-only /proc/sys keeps its own values; none of them guards the promise.
     let _ = network::tune(plan.setting.identity.gid);
@@ -140,11 +169,17 @@ fn build(plan: &Plan, ends: &Ends) -> Result<(), Refusal> {
     ends.warden.send_with(&InitToWarden::Queues, &descriptors).map_err(|e| stage("hand the device out")(&e))?;
     drop(queues);
 
-    nix::unistd::sethostname(&plan.hostname).map_err(|e| stage("name it")(&e))?;
+    plan.view.identity.set_uts().map_err(|e| Refusal(e.to_string()))?;
+    let notes = mounts::build(&plan.view).map_err(|e| Refusal(e.to_string()))?;
+    if !notes.is_empty() {
+        tell_front(ends, &InitToFront::Notes(notes.iter().map(ToString::to_string).collect()))?;
+    }
     match ends.warden.receive() {
         Ok((WardenToInit::Ready, _)) => Ok(()),
         Ok((WardenToInit::Failed(refusal), _)) => Err(refusal),
-        Ok(_) | Err(_) => Err(Refusal("the jail's warden died while the jail was being built; nothing was started".into())),
+        Ok(_) | Err(_) => {
+            Err(Refusal("the jail's warden died while the jail was being built; nothing was started".into()))
+        }
     }
 }
 
@@ -536,7 +571,8 @@ fn read_command(memory: OwnedFd) -> Result<Command, String> {
     std::io::Seek::rewind(&mut file).map_err(|e| format!("the command can not be read: {e}"))?;
     let mut bytes = Vec::new();
     file.take(LARGEST_COMMAND).read_to_end(&mut bytes).map_err(|e| format!("the command can not be read: {e}"))?;
-    let command: Command = postcard::from_bytes(&bytes).map_err(|e| format!("the command can not be understood: {e}"))?;
+    let command: Command =
+        postcard::from_bytes(&bytes).map_err(|e| format!("the command can not be understood: {e}"))?;
     if command.argv.is_empty() { Err("a command is needed".into()) } else { Ok(command) }
 }
 
@@ -547,7 +583,8 @@ fn open_terminal() -> Result<(OwnedFd, OwnedFd), Errno> {
     grantpt(&outer)?;
     unlockpt(&outer)?;
     let path = PathBuf::from(ptsname_r(&outer)?);
-    let inner = nix::fcntl::open(&path, OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())?;
+    let inner =
+        nix::fcntl::open(&path, OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())?;
     // SAFETY: the number was just taken from its owner, which no longer has it.
     let outer = unsafe { std::os::fd::FromRawFd::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(outer)) };
     Ok((outer, inner))

@@ -16,7 +16,7 @@ use crate::control::messages::{
     ClientAnswer, ExecRequest, MediatorToInit, MediatorToPayload, MediatorToWarden, PayloadToMediator, Refusal,
     WardenToMediator, take,
 };
-use crate::jail::descriptors::{self, Stream};
+use crate::jail::descriptors::{self, Origin, Stream};
 
 /// Clients that have connected and not yet said what they want; more are turned away.
 const MOST_CLIENTS: usize = 64;
@@ -125,12 +125,21 @@ impl Mediator {
     fn pass_on(&self, client: &Client, request: ExecRequest, descriptors: &[OwnedFd]) -> Result<(), Refusal> {
         let expected = if request.terminal { 1 } else { 4 };
         if descriptors.len() != expected {
-            return Err(Refusal(format!("{} descriptors came with the request, expected {expected}", descriptors.len())));
+            return Err(Refusal(format!(
+                "{} descriptors came with the request, expected {expected}",
+                descriptors.len()
+            )));
         }
-        for (name, fd) in ["the command", "standard input", "standard output", "standard error"].iter().zip(descriptors) {
-            if let Stream::Refuse(why) = descriptors::classify(fd.as_fd()) {
-                return Err(Refusal(format!("{name} can not go into the jail: {why}")));
-            }
+        for (name, fd) in ["the command", "standard input", "standard output", "standard error"].iter().zip(descriptors)
+        {
+            let what = match descriptors::classify(fd.as_fd(), Origin::Jail) {
+                Stream::Pass => continue,
+                Stream::Relay(what) => what.to_owned(),
+                Stream::Refuse(what) => what,
+            };
+            return Err(Refusal(format!(
+                "{name} is {what}, which can not go into a jail; redirect it to a file or a pipe"
+            )));
         }
         let mut passed = vec![client.as_fd()];
         passed.extend(descriptors.iter().map(AsFd::as_fd));

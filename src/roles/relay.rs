@@ -68,7 +68,7 @@ fn begin(
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| failed("start a worker", &e))?;
-    install::install(&cages::relay(direct), install::Scope::AllThreads, false)
+    install::install(&cages::relay(direct), install::Scope::Process, false)
         .map_err(|e| failed("close its cage", &e))?;
     warden.send(&RelayToWarden::Up).map_err(|e| failed("reach the warden", &e))?;
     let mut first = first;

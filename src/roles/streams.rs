@@ -14,7 +14,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, pipe2};
 
 use super::fork::{self, Bond, Side};
-use crate::jail::descriptors::{self, Stream};
+use crate::jail::descriptors::{self, Origin, Stream};
 
 const NAMES: [&str; 3] = ["standard input", "standard output", "standard error"];
 
@@ -27,18 +27,26 @@ pub struct Relayed {
 /// Looks at 0, 1, 2 and `kept`, replaces what must be, and refuses what can not go into a jail.
 pub fn prepare(kept: &[RawFd]) -> Result<Relayed, String> {
     for &fd in kept {
-        descriptors::check_kept(fd)?;
+        // SAFETY: the number is only looked at; one that is not open is refused.
+        let kept = unsafe { BorrowedFd::borrow_raw(fd) };
+        if let Stream::Refuse(why) = descriptors::classify(kept, Origin::Kept) {
+            return Err(format!(
+                "--keep-fd {fd}: descriptor {fd} is {why}; only regular files, pipes and terminals can be kept"
+            ));
+        }
     }
     let mut relayed = Relayed::default();
     for (number, name) in NAMES.iter().enumerate() {
         let stream = standard(number);
-        match descriptors::classify(stream) {
+        match descriptors::classify(stream, Origin::Standard) {
             Stream::Pass => {}
             Stream::Refuse(why) => {
-                return Err(format!("{name} can not go into the jail: {why}; redirect it to a file, a pipe or /dev/null"));
+                return Err(format!(
+                    "{name} is {why}, which can not go into a jail; redirect it to a file, a pipe or /dev/null"
+                ));
             }
-            Stream::Relay => {
-                let pid = relay(number).map_err(|e| format!("{name} is a socket, which netjail must relay: {e}"))?;
+            Stream::Relay(what) => {
+                let pid = relay(number).map_err(|e| format!("{name} is {what}, which netjail must relay: {e}"))?;
                 // Nobody waits for what is left of an input.
                 if number > 0 {
                     relayed.copiers.push(pid);

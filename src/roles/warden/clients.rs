@@ -41,9 +41,8 @@ pub struct Clients {
 impl Clients {
     /// Takes the jail's name in the run folder.
     pub fn bind(options: &RunOptions, chosen: &Chosen) -> Result<Self, String> {
-        let folder = rundir::path();
-        rundir::create(&folder).map_err(|e| e.to_string())?;
-        let listener = Listener::bind(&folder, &chosen.jail).map_err(|e| e.to_string())?;
+        rundir::create(&chosen.run_folder).map_err(|e| e.to_string())?;
+        let listener = Listener::bind(&chosen.run_folder, &chosen.jail).map_err(|e| e.to_string())?;
         let words: Vec<String> =
             options.command.iter().map(|word| escape(&word.to_string_lossy()).into_owned()).collect();
         let status = JailStatus {

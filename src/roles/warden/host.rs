@@ -70,7 +70,8 @@ impl Changes {
         let news = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE;
         // The folders: a file that is replaced by a rename takes its own watch away with it.
         let mut folders = vec!["/etc".into()];
-        if let Some(folder) = fs::canonicalize("/etc/resolv.conf").ok().and_then(|p| p.parent().map(ToOwned::to_owned)) {
+        if let Some(folder) = fs::canonicalize("/etc/resolv.conf").ok().and_then(|p| p.parent().map(ToOwned::to_owned))
+        {
             folders.push(folder);
         }
         for folder in folders {
@@ -92,7 +93,9 @@ impl Changes {
             any = true;
         }
         while let Ok(events) = self.files.read_events() {
-            any |= events.iter().any(|e| e.name.as_ref().is_some_and(|n| n == "resolv.conf" || n == "hosts" || n == "stub-resolv.conf"));
+            any |= events.iter().any(|e| {
+                e.name.as_ref().is_some_and(|n| n == "resolv.conf" || n == "hosts" || n == "stub-resolv.conf")
+            });
         }
         any
     }

@@ -28,7 +28,8 @@ use crate::control::messages::{
     WardenToInit, WardenToMediator, WardenToRelay, take,
 };
 use crate::control::worker::{FromWarden, ToWarden};
-use crate::log::{Sink, Summary};
+use crate::log::sink::Sink;
+use crate::log::summary::Summary;
 use crate::registry::Kind;
 use clients::{Clients, Wish};
 use dialler::{Dialled, Dialler};
@@ -146,9 +147,7 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         Kind::Direct => Some(Changes::watch().map_err(|e| own("can not watch the host's addresses")(&e))?),
         Kind::Socks5(_) | Kind::Unbuilt(_) => None,
     };
-    ends.front
-        .send(&WardenToFront::Prepared(chosen.prepared()))
-        .map_err(|e| own("front is gone")(&e))?;
+    ends.front.send(&WardenToFront::Prepared(chosen.prepared())).map_err(|e| own("front is gone")(&e))?;
     Ok(Warden {
         front: ends.front,
         init: Some(ends.init),
@@ -219,7 +218,7 @@ impl Warden {
         if let Some(changes) = &self.changes {
             all.extend(changes.descriptors().map(|fd| (fd, Source::Changed)));
         }
-        all.push((self.clients.listener(), Source::Knock));
+        all.extend(self.clients.listener().map(|fd| (fd, Source::Knock)));
         all.extend(self.clients.descriptors().enumerate().map(|(index, fd)| (fd, Source::Client(index))));
         all.into_iter().map(|(fd, source)| (PollFd::new(fd, PollFlags::POLLIN), source)).unzip()
     }
@@ -291,7 +290,9 @@ impl Warden {
             }
             Ok((RelayToWarden::Failed(refusal), _)) => self.fail(refusal),
             Ok((RelayToWarden::Finished, _)) => {}
-            Err(_) => self.fail(Refusal("the jail's relay died; the jail has no network any more and was ended".into())),
+            Err(_) => {
+                self.fail(Refusal("the jail's relay died; the jail has no network any more and was ended".into()))
+            }
         }
     }
 
@@ -324,7 +325,8 @@ impl Warden {
         let _ = kill(self.mediator.pid, Signal::SIGKILL);
         let _ = waitpid(self.mediator.pid, None);
         let (to_mediator, mediator_end) = channel::pair().map_err(|e| own("can not make a channel")(&e))?;
-        let (mediator_init, init_end) = channel::pair::<MediatorToInit, ()>().map_err(|e| own("can not make a channel")(&e))?;
+        let (mediator_init, init_end) =
+            channel::pair::<MediatorToInit, ()>().map_err(|e| own("can not make a channel")(&e))?;
         // SAFETY: the only other thread looks up a name; it holds no lock but glibc's own, which fork(3) resets.
         match unsafe { fork::role(c"nj-mediator", Bond::DiesWithParent) } {
             Ok(fork::Side::Parent(pid)) => self.mediator = Role { pid, channel: to_mediator },
@@ -381,9 +383,14 @@ impl Warden {
     }
 
     fn write(&mut self, batch: &crate::log::Batch) {
-        self.summary.add(batch);
+        batch.records.iter().for_each(|record| self.summary.add(record));
+        self.summary.lose(batch.lost);
         if let Some(sink) = &mut self.sink {
-            sink.write(batch);
+            sink.write(&batch.records);
+            sink.lose(batch.lost);
+            if let Some(trouble) = sink.trouble() {
+                let _ = self.front.send(&WardenToFront::Say(trouble.to_string()));
+            }
         }
     }
 
@@ -417,7 +424,6 @@ impl Warden {
         for worker in self.workers.iter().flatten() {
             let _ = worker.send(&FromWarden::Stop);
         }
-        let _ = self.relay.channel.send(&WardenToRelay::Finish);
         while self.workers.iter().any(Option::is_some) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -426,12 +432,12 @@ impl Warden {
             self.last_words(left);
         }
         let _ = kill(self.mediator.pid, Signal::SIGKILL);
-        let summary = self.sink.as_mut().and_then(Sink::finish);
-        let text = self.chosen.wants_summary.then(|| self.summary.to_string());
-        let text = match (text, summary) {
-            (Some(text), Some(problem)) => Some(format!("{text}\n{problem}")),
-            (text, problem) => text.or(problem),
-        };
+        let left = until.saturating_duration_since(Instant::now());
+        let unwritten = self.sink.take().map_or(0, |sink| sink.finish(left));
+        let mut text = self.chosen.wants_summary.then(|| self.summary.to_string());
+        if unwritten > 0 {
+            text.get_or_insert_default().push_str(&format!("\nnetjail: the log lacks {unwritten} records"));
+        }
         self.clients.close();
         let _ = self.front.send(&WardenToFront::Finished(text));
         let _ = kill(self.relay.pid, Signal::SIGKILL);
@@ -440,12 +446,8 @@ impl Warden {
     /// Takes records of workers until they close their channels.
     fn last_words(&mut self, patience: Duration) {
         let workers: Vec<usize> = (0..self.workers.len()).filter(|&index| self.workers[index].is_some()).collect();
-        let mut polled: Vec<PollFd<'_>> = self
-            .workers
-            .iter()
-            .flatten()
-            .map(|worker| PollFd::new(worker.as_fd(), PollFlags::POLLIN))
-            .collect();
+        let mut polled: Vec<PollFd<'_>> =
+            self.workers.iter().flatten().map(|worker| PollFd::new(worker.as_fd(), PollFlags::POLLIN)).collect();
         let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
         if !poll(&mut polled, patience).is_ok_and(|ready| ready > 0) {
             return;

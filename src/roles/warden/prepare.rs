@@ -10,7 +10,7 @@ use crate::control::channel::Channel;
 use crate::control::messages::{FrontToWarden, Prepared, Refusal, RelaySetup, WardenToFront};
 use crate::control::rundir;
 use crate::control::worker::HostNames;
-use crate::log::Sink;
+use crate::log::sink::Sink;
 use crate::names::resolv;
 use crate::policy::Table;
 use crate::registry::{self, ChosenBy, Kind, LoadError, Loaded, Network, Search, trust};
@@ -75,7 +75,8 @@ pub fn choose(options: &RunOptions, front: &Channel<WardenToFront, FrontToWarden
         loaded.notes.iter().for_each(|note| say(note.render(stderr().is_terminal())));
     }
     if choice.warn && !options.quiet {
-        say("no network was chosen (--network, default_network): connections are dialled directly from this host".into());
+        say("no network was chosen (--network, default_network): connections are dialled directly from this host"
+            .into());
     }
 
     let run_folder = rundir::path(&search.state);
@@ -104,7 +105,9 @@ pub fn choose(options: &RunOptions, front: &Channel<WardenToFront, FrontToWarden
 /// Groups and policies are not evaluated yet, so nobody may think that they are.
 fn refuse_policies(options: &RunOptions, loaded: &Loaded) -> Result<(), Refusal> {
     if let Some(group) = options.groups.first() {
-        return Err(Refusal(format!("--group {group}: policies are not built into this netjail yet; run without groups")));
+        return Err(Refusal(format!(
+            "--group {group}: policies are not built into this netjail yet; run without groups"
+        )));
     }
     let _ = loaded;
     Ok(())
