@@ -22,8 +22,9 @@
 use std::sync::Arc;
 
 use super::pool::Pool;
+use super::reply::Data;
 use super::special::{Finding, Locals, Reverse, Ruled, is_meta, permit, resolve};
-use super::wire::{Data, rcode, rtype};
+use super::wire::{rcode, rtype};
 use super::{Answered, Transport};
 use crate::flow::HostName;
 use crate::policy::Verdict;
@@ -119,7 +120,7 @@ impl Names {
             return refused;
         }
         match (qtype, self.config.families) {
-            (rtype::A | rtype::ANY, _) | (rtype::AAAA, NameFamilies::Both) => self.from_pool(name, qtype),
+            (rtype::A | rtype::ANY, _) | (rtype::AAAA, NameFamilies::Both) => self.pool_records(name, qtype),
             (rtype::AAAA, NameFamilies::V4) => ("names-nodata-aaaa", Finding::NODATA),
             (rtype::HTTPS | rtype::SVCB, _) => ("names-nodata-service", Finding::NODATA),
             _ if self.config.forwards && !is_meta(qtype) && !hidden_service(name) => {
@@ -130,7 +131,7 @@ impl Names {
     }
 
     /// ANY gets the records that there are (RFC 8482 section 4.1).
-    fn from_pool(&self, name: &HostName, qtype: u16) -> Ruled<'_> {
+    fn pool_records(&self, name: &HostName, qtype: u16) -> Ruled<'_> {
         let Ok(pair) = self.pool.assign(name) else {
             return ("pool-full", Finding::FAILED);
         };

@@ -10,9 +10,11 @@
 //! | broken, root, no host name, `localhost`, `_gateway` … | as on other networks, see [`super::answer`] | |
 //! | the host's own name, or a name that its hosts file gives the same address line | NXDOMAIN | `names-host` |
 //! | `.onion`, `.i2p` | NXDOMAIN | `names-not-carried` |
-//! | the name of a private, shared, link-local or loopback address, or a part of a reverse tree | PTR from the hosts file, else NXDOMAIN, or forwarded with `--allow-lan` | `names-hosts`, `names-reverse-private` |
+//! | the name of an address in the hosts file | PTR | `names-hosts` |
+//! | the name of another address of the host, a loopback, link-local or pool address | NXDOMAIN | `names-reverse-private` |
+//! | the name of another private or shared address, or of a part of a reverse tree | NXDOMAIN, but forwarded with `--allow-lan` | `names-reverse-private` |
 //! | a name that policy denies | REFUSED | the policy's |
-//! | a name or address in the hosts file | its addresses, its name | `names-hosts` |
+//! | a name in the hosts file | its addresses | `names-hosts` |
 //! | a meta type | NOTIMP | `names-no-type` |
 //! | anything else | forwarded | `names-forward` |
 //!
@@ -25,8 +27,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use super::answer::Carries;
+use super::reply::Data;
 use super::special::{Finding, Locals, Reverse, Ruled, is_meta, permit, resolve};
-use super::wire::{Data, rcode, rtype};
+use super::wire::{rcode, rtype};
 use super::{Answered, Transport, pool};
 use crate::flow::HostName;
 use crate::policy::Verdict;
@@ -133,13 +136,15 @@ pub(super) fn address(word: &str) -> Option<IpAddr> {
 pub struct HostNames {
     table: HostsTable,
     locals: Locals,
+    host: Vec<IpAddr>,
     allow_lan: bool,
 }
 
 impl HostNames {
-    /// `own` is the jail's host name, `allow_lan` whether the jail may reach the host's own networks (`--allow-lan`).
-    pub fn new(table: HostsTable, own: HostName, allow_lan: bool) -> Self {
-        Self { table, locals: Locals::new(own), allow_lan }
+    /// `own` is the jail's host name, `host` are the host's addresses, whose names stay unknown (systemd-resolved answers
+    /// with the host's name), `allow_lan` is whether the jail may reach the host's networks (`--allow-lan`).
+    pub fn new(table: HostsTable, own: HostName, host: Vec<IpAddr>, allow_lan: bool) -> Self {
+        Self { table, locals: Locals::new(own), host, allow_lan }
     }
 
     /// Answers one message, as [`super::answer::Names::answer`] does, or says that it is to be forwarded.
@@ -192,12 +197,13 @@ impl HostNames {
     fn find_reverse(&self, reverse: Reverse, qtype: u16) -> Option<Ruled<'_>> {
         let private = match reverse {
             Reverse::Of(address) => {
-                if let Some(name) = self.locals.name(address).or_else(|| self.table.name(address)) {
+                let known = || if self.host.contains(&address) { None } else { self.table.name(address) };
+                if let Some(name) = self.locals.name(address).or_else(known) {
                     let asked = matches!(qtype, rtype::PTR | rtype::ANY);
                     let records = if asked { vec![Data::Ptr(name)] } else { vec![] };
                     return Some(("names-hosts", Finding::Reply(rcode::NOERROR, records)));
                 }
-                if never_forwarded(address) {
+                if never_forwarded(address) || self.host.contains(&address) {
                     return Some(("names-reverse-private", Finding::MISSING));
                 }
                 is_private(address)

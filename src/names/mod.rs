@@ -8,7 +8,7 @@
 //! - The direct network ([`hosts::HostNames`]): the host's hosts file answers, and what it does not hold is forwarded as it
 //!   came to the host's resolvers ([`resolv`]), for the answer must be what the host itself would have got.
 //!
-//! Both share [`wire`] (the messages), `special` (names that no network is asked about) and [`frame`] (DNS over TCP).
+//! Both share [`wire`] and `reply` (the messages), `special` (names that no network is asked about) and [`frame`] (DNS over TCP).
 //!
 //! Every question ends in one [`Answered`], which is what the log keeps.
 
@@ -16,6 +16,7 @@ pub mod answer;
 pub mod frame;
 pub mod hosts;
 pub mod pool;
+mod reply;
 pub mod resolv;
 mod special;
 #[cfg(test)]

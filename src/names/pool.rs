@@ -44,6 +44,8 @@ const BASE_V6: u128 = 0xfd6e_6a61_696c_0000 << 64;
 const FIRST: u32 = 256;
 /// Slots are made in chunks, so that a jail with few names has a small pool.
 const CHUNK: usize = 1024;
+/// Written once each, in order, and read without a lock.
+type Chunk = Box<[OnceLock<HostName>]>;
 const CHUNKS: usize = (CAPACITY as usize).div_ceil(CHUNK);
 
 const fn with_low_bits(bits: u32) -> Ipv6Addr {
@@ -73,7 +75,7 @@ pub struct Pool {
     start: u32,
     /// Keyed at random: the names are chosen by the jail, and must not be able to pile up in one place of the index.
     hasher: RandomState,
-    chunks: Box<[OnceLock<Box<[OnceLock<HostName>]>>]>,
+    chunks: Box<[OnceLock<Chunk>]>,
     index: Mutex<Index>,
 }
 

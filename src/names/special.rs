@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::wire::{self, Data, Fault, Query, rcode, rtype};
+use super::reply::{Data, refuse, reply};
+use super::wire::{Fault, Query, rcode, rtype};
 use super::{Answered, Asked, Outcome, Transport};
 use crate::flow::HostName;
 use crate::names::pool::{JAIL_V4, JAIL_V6};
@@ -49,7 +50,7 @@ pub(super) fn resolve<'a>(
     };
     let outcome = match finding {
         Finding::Reply(code, records) => {
-            wire::reply(&query, transport, code, records, out);
+            reply(&query, transport, code, records, out);
             Outcome::Reply(code)
         }
         Finding::Forward => {
@@ -61,7 +62,7 @@ pub(super) fn resolve<'a>(
 }
 
 fn broken(message: &[u8], fault: &Fault<'_>, out: &mut Vec<u8>) -> Answered {
-    wire::refuse(message, fault, out);
+    refuse(message, fault, out);
     let unread = || (Asked::Text(String::new()), 0);
     match fault {
         Fault::NotAQuestion => {

@@ -1,16 +1,13 @@
-//! DNS messages: one question read, one reply written (RFC 1035 section 4).
+//! DNS messages as they come (RFC 1035 section 4); `reply` writes those that go.
 //!
-//! Written by hand, though a good crate exists (`domain`, which reads these replies back in the tests), because a resolver
-//! that a hostile program talks to can be kept smaller than the format. The only name that matters is the question's, and as
-//! the first name of a message it has nothing before it to point at: so **no compression pointer is ever followed**, and none
-//! can loop. Names of other records are stepped over. The reply repeats the question's bytes as they came, which keeps
-//! the asker's letter case (0x20) without an encoder, and every record's owner is a pointer to it.
+//! Read by hand, though a good crate exists (`domain`, which reads the replies back in the tests), because what a resolver
+//! needs that a hostile program talks to is much smaller than the format. The only name that matters is the question's, and
+//! as the first name of a message it has nothing before it to point at: so **no compression pointer is ever followed**, and
+//! none can loop. Names of other records are stepped over.
 //!
 //! A message must be what it says, to its last byte: one question, no answers, at most one OPT record, nothing behind.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
-use super::{Asked, TTL, Transport};
+use super::{Asked, Transport};
 use crate::flow::HostName;
 
 /// Record types and classes (IANA, "Domain Name System (DNS) Parameters").
@@ -38,34 +35,34 @@ pub mod rcode {
     pub const BADVERS: u16 = 16;
 }
 
-const CLASS_IN: u16 = 1;
-const HEADER: usize = 12;
+pub(super) const CLASS_IN: u16 = 1;
+pub(super) const HEADER: usize = 12;
 /// No datagram of ours is larger, whatever the asker announces: it fits into one packet at any MTU (DNS flag day 2020).
 pub const UDP_LARGEST: usize = 1232;
 
 // The header's second 16 bits (RFC 1035 section 4.1.1, RFC 4035 section 3.2).
-const QR: u16 = 0x8000;
-const OPCODE: u16 = 0x7800;
-const TC: u16 = 0x0200;
-const RD: u16 = 0x0100;
-const RA: u16 = 0x0080;
-const CD: u16 = 0x0010;
+pub(super) const QR: u16 = 0x8000;
+pub(super) const OPCODE: u16 = 0x7800;
+pub(super) const TC: u16 = 0x0200;
+pub(super) const RD: u16 = 0x0100;
+pub(super) const RA: u16 = 0x0080;
+pub(super) const CD: u16 = 0x0010;
 
 /// A well-formed message with one question of class IN and opcode QUERY.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'a> {
-    id: u16,
-    flags: u16,
+    pub(super) id: u16,
+    pub(super) flags: u16,
     /// Name, type and class as they came.
-    question: &'a [u8],
+    pub(super) question: &'a [u8],
     qtype: u16,
-    edns: Option<Edns>,
+    pub(super) edns: Option<Edns>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Edns {
+pub(super) struct Edns {
     payload: u16,
-    dnssec_ok: bool,
+    pub(super) dnssec_ok: bool,
 }
 
 /// Why a message is not a [`Query`].
@@ -77,7 +74,7 @@ pub enum Fault<'a> {
     Bad {
         /// The rule's name for the log.
         rule: &'static str,
-        /// What [`refuse`] writes.
+        /// The reply's.
         rcode: u16,
         /// The question, as far as it could be read.
         question: Option<Query<'a>>,
@@ -248,7 +245,8 @@ impl<'a> Query<'a> {
         if text.is_empty() { ".".into() } else { text }
     }
 
-    fn largest(&self, transport: Transport) -> usize {
+    /// The most bytes that its reply may have.
+    pub(super) fn largest(&self, transport: Transport) -> usize {
         match (transport, self.edns) {
             (Transport::Tcp, _) => usize::from(u16::MAX),
             (Transport::Udp, None) => 512,
@@ -256,132 +254,6 @@ impl<'a> Query<'a> {
             (Transport::Udp, Some(edns)) => usize::from(edns.payload).clamp(512, UDP_LARGEST),
         }
     }
-}
-
-/// What an answer record says about the question's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Data<'a> {
-    /// An IPv4 address.
-    A(Ipv4Addr),
-    /// An IPv6 address.
-    Aaaa(Ipv6Addr),
-    /// The name of the address that the question is for.
-    Ptr(&'a HostName),
-}
-
-/// Writes the reply to a question; `out` is overwritten. A denial (no records, NOERROR or NXDOMAIN) carries a SOA, so that
-/// caches know how long it holds (RFC 2308). What does not fit is left out and TC set.
-pub fn reply<'d>(
-    query: &Query<'_>,
-    transport: Transport,
-    code: u16,
-    records: impl IntoIterator<Item = Data<'d>>,
-    out: &mut Vec<u8>,
-) {
-    header(query.id, query.flags, code, out);
-    out.extend_from_slice(query.question);
-    let opt_length = if query.edns.is_some() { 11 } else { 0 };
-    let room = query.largest(transport) - opt_length;
-    let (mut answers, mut truncated) = (0u16, false);
-    for data in records {
-        let before = out.len();
-        record(data, out);
-        if out.len() > room {
-            out.truncate(before);
-            truncated = true;
-            break;
-        }
-        answers += 1;
-    }
-    let denial = answers == 0 && !truncated && (code == rcode::NOERROR || code == rcode::NXDOMAIN);
-    if denial {
-        soa(out);
-    }
-    if let Some(edns) = query.edns {
-        opt(code, edns.dnssec_ok, out);
-    }
-    put(out, 4, 1);
-    put(out, 6, answers);
-    put(out, 8, u16::from(denial));
-    put(out, 10, u16::from(query.edns.is_some()));
-    if truncated {
-        out[2] |= (TC >> 8) as u8;
-    }
-}
-
-/// Answers a message that is no question that can be answered; `out` is overwritten, and left empty where silence is right.
-pub fn refuse(message: &[u8], fault: &Fault<'_>, out: &mut Vec<u8>) {
-    out.clear();
-    match (fault, message) {
-        (Fault::NotAQuestion, _) => {}
-        (Fault::Bad { rcode, question: Some(query), .. }, _) => reply(query, Transport::Udp, *rcode, [], out),
-        (Fault::Bad { rcode, question: None, .. }, [id0, id1, flags0, flags1, ..]) => {
-            header(u16::from_be_bytes([*id0, *id1]), u16::from_be_bytes([*flags0, *flags1]), *rcode, out);
-        }
-        (Fault::Bad { .. }, _) => {}
-    }
-}
-
-/// Identification, opcode, RD and CD are the question's; the four counts are zero.
-fn header(id: u16, flags: u16, code: u16, out: &mut Vec<u8>) {
-    out.clear();
-    out.extend_from_slice(&id.to_be_bytes());
-    out.extend_from_slice(&(QR | flags & (OPCODE | RD | CD) | RA | code & 0xF).to_be_bytes());
-    out.extend_from_slice(&[0; HEADER - 4]);
-}
-
-fn put(out: &mut [u8], at: usize, value: u16) {
-    out[at..at + 2].copy_from_slice(&value.to_be_bytes());
-}
-
-fn record(data: Data<'_>, out: &mut Vec<u8>) {
-    let rtype = match data {
-        Data::A(_) => rtype::A,
-        Data::Aaaa(_) => rtype::AAAA,
-        Data::Ptr(_) => rtype::PTR,
-    };
-    out.extend_from_slice(&[0xC0, HEADER as u8]); // the owner: the name at the end of the header
-    record_fields(rtype, out);
-    let length_at = out.len();
-    out.extend_from_slice(&[0; 2]);
-    match data {
-        Data::A(address) => out.extend_from_slice(&address.octets()),
-        Data::Aaaa(address) => out.extend_from_slice(&address.octets()),
-        Data::Ptr(name) => {
-            for label in name.as_str().split('.') {
-                out.push(label.len() as u8); // a HostName's labels have 63 bytes at most
-                out.extend_from_slice(label.as_bytes());
-            }
-            out.push(0);
-        }
-    }
-    let length = out.len() - length_at - 2;
-    put(out, length_at, length as u16); // a HostName takes 255 bytes at most
-}
-
-fn record_fields(rtype: u16, out: &mut Vec<u8>) {
-    out.extend_from_slice(&rtype.to_be_bytes());
-    out.extend_from_slice(&CLASS_IN.to_be_bytes());
-    out.extend_from_slice(&TTL.to_be_bytes());
-}
-
-/// The root's own SOA with nothing in it that is not needed: this resolver has no zones, only a TTL for its denials.
-fn soa(out: &mut Vec<u8>) {
-    out.push(0);
-    record_fields(rtype::SOA, out);
-    out.extend_from_slice(&22u16.to_be_bytes());
-    out.extend_from_slice(&[0, 0]); // MNAME and RNAME: the root
-    for field in [1, TTL, TTL, TTL, TTL] {
-        out.extend_from_slice(&u32::to_be_bytes(field)); // serial, refresh, retry, expire, minimum
-    }
-}
-
-fn opt(code: u16, dnssec_ok: bool, out: &mut Vec<u8>) {
-    out.push(0);
-    out.extend_from_slice(&rtype::OPT.to_be_bytes());
-    out.extend_from_slice(&(UDP_LARGEST as u16).to_be_bytes());
-    // Upper bits of the response code, version 0, DO as the asker had it (RFC 3225), no options.
-    out.extend_from_slice(&[(code >> 4) as u8, 0, u8::from(dnssec_ok) << 7, 0, 0, 0]);
 }
 
 /// Whether `reply` answers `query`: the same identification and opcode, QR set, the same question (letter case aside). A

@@ -312,7 +312,7 @@ fn malformed_questions_get_formerr() {
         ("a name that points into the header", raw_name(&[0xC0, 0])),
         ("a pointer forward", raw_name(&[0xC0, 0xFF])),
         ("half a pointer", raw_name(&[0xC0])[..13].to_vec()),
-        ("a label of 64 bytes", raw_name(&[64; 66])),
+        ("a label of 64 bytes", raw_name(&[&[64; 65][..], &[0]].concat())),
         ("an extended label", raw_name(&[0x41, 1, 0])),
         (
             "a name of 256 bytes",

@@ -25,7 +25,12 @@ bogus name.example
 \u{fffd}";
 
 fn names(allow_lan: bool) -> HostNames {
-    HostNames::new(HostsTable::parse(FILE.as_bytes(), "box.example.org"), host("jail"), allow_lan)
+    HostNames::new(
+        HostsTable::parse(FILE.as_bytes(), "box.example.org"),
+        host("jail"),
+        vec!["203.0.113.5".parse().unwrap(), "192.0.2.3".parse().unwrap()],
+        allow_lan,
+    )
 }
 
 fn ask(names: &HostNames, name: &str, qtype: u16) -> (&'static str, Outcome, Vec<String>) {
@@ -107,7 +112,15 @@ fn the_hosts_own_names_do_not_exist_and_its_addresses_tell_nothing() {
                 assert_eq!(ask(&names, name, qtype), missing("names-host"), "{name}");
             }
         }
-        for address in ["1.1.0.127", "0.0.0.0", "254.169.254.169", "1.0.18.198", "1.0.0.127.in-addr.arpa.1"] {
+        for address in [
+            "1.1.0.127",
+            "0.0.0.0",
+            "254.169.254.169",
+            "5.113.0.203",
+            "3.2.0.192",
+            "1.0.18.198",
+            "1.0.0.127.in-addr.arpa.1",
+        ] {
             let asked = ask(&names, &format!("{address}.in-addr.arpa"), PTR);
             let partial = address.contains("arpa") && allow_lan;
             assert_eq!(asked, if partial { FORWARDED } else { missing("names-reverse-private") }, "{address}");
@@ -151,7 +164,7 @@ fn a_denied_name_is_refused_and_not_forwarded() {
 #[test]
 fn what_does_not_fit_is_truncated_over_udp_and_whole_over_tcp() {
     let text: String = (0..200).map(|n| format!("2001:db8::{n:x} many.example\n")).collect();
-    let names = HostNames::new(HostsTable::parse(text.as_bytes(), "box"), host("jail"), false);
+    let names = HostNames::new(HostsTable::parse(text.as_bytes(), "box"), host("jail"), vec![], false);
     let ask = |query: &[u8], transport| {
         let mut out = vec![];
         names.answer(query, transport, &mut allow, &mut out);
