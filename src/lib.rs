@@ -19,6 +19,6 @@ pub mod worker;
 /// Runs the program and returns its exit status.
 pub fn start() -> i32 {
     let ignored = jail::payload::ignored_signals();
-    jail::descriptors::fill_holes();
+    roles::streams::fill_holes();
     cli::main(ignored)
 }

@@ -31,7 +31,8 @@ use crate::control::messages::{
 };
 use crate::jail::payload::{self, Attributes, Command, Identity, Setting, StageError, Streams, ignore};
 use crate::jail::{identity, mounts, namespaces, network};
-use crate::{names, tun};
+use crate::names::pool;
+use crate::tun;
 
 /// Descriptors that netjail's own processes keep for themselves below the payload's limit: per-user kernel limits count
 /// descriptors in flight, and a payload that used them all would stop every hand-over.
@@ -80,12 +81,7 @@ impl Plan {
                 kept: options.keep_descriptors.clone(),
                 most_descriptors,
             },
-            link: network::Link {
-                name: "tun0".into(),
-                mtu: options.mtu.into(),
-                v4: names::JAIL_V4,
-                v6: names::JAIL_V6,
-            },
+            link: network::Link { name: "tun0".into(), mtu: options.mtu.into(), v4: pool::JAIL_V4, v6: pool::JAIL_V6 },
             queues: options.workers,
             wait: options.wait,
             view,
@@ -95,7 +91,7 @@ impl Plan {
 
 /// The file system and identity that the jail sees.
 fn view(options: &RunOptions, prepared: &Prepared, command: &Command) -> Result<mounts::Plan, String> {
-    let resolvers = vec![names::GATEWAY_V4.into()];
+    let resolvers = vec![pool::GATEWAY_V4.into()];
     let identity = identity::Identity::new(&options.hostname, resolvers).map_err(|e| e.to_string())?;
     let account = User::from_uid(geteuid()).ok().flatten();
     let (name, shell, home) = match account {

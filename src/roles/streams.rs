@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -22,6 +22,21 @@ const NAMES: [&str; 3] = ["standard input", "standard output", "standard error"]
 #[derive(Debug, Default)]
 pub struct Relayed {
     copiers: Vec<Pid>,
+}
+
+/// Opens /dev/null where the caller left one of 0, 1 and 2 closed: another file would be opened in its place and mistaken for
+/// a stream.
+pub fn fill_holes() {
+    let Ok(mut lowest) = open_null() else { return };
+    while lowest.as_raw_fd() <= libc::STDERR_FILENO {
+        let Ok(next) = open_null() else { return };
+        // It stays where it is for the life of the process.
+        std::mem::forget(std::mem::replace(&mut lowest, next));
+    }
+}
+
+fn open_null() -> nix::Result<OwnedFd> {
+    nix::fcntl::open("/dev/null", OFlag::O_RDWR, nix::sys::stat::Mode::empty())
 }
 
 /// Looks at 0, 1, 2 and `kept`, replaces what must be, and refuses what can not go into a jail.
@@ -103,7 +118,7 @@ fn copy(from: OwnedFd, to: OwnedFd) {
         }
     }
     // The far side learns that nothing more comes, also where front holds another copy of the socket.
-    let _ = nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&to.as_fd()), nix::sys::socket::Shutdown::Write);
+    let _ = nix::sys::socket::shutdown(to.as_raw_fd(), nix::sys::socket::Shutdown::Write);
 }
 
 impl Relayed {

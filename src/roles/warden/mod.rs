@@ -408,7 +408,7 @@ impl Warden {
     }
 
     fn hear_client(&mut self, index: usize) {
-        match self.clients.hear(index, &self.chosen, self.summary.records()) {
+        match self.clients.hear(index, self.summary.records()) {
             None => {}
             Some(Wish::Stop) => self.tell_init(&WardenToInit::Stop),
             Some(Wish::Exec(client)) if self.up => {
