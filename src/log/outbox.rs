@@ -130,6 +130,23 @@ mod tests {
         assert_eq!(outbox.take().unwrap().lost, 100_001 - kept);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn what_a_hostile_relay_sends_is_refused_or_is_one_bounded_line_each(
+            place in 0..400usize, byte in proptest::prelude::any::<u8>(), random in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)
+        ) {
+            let mut bytes = postcard::to_stdvec(&Batch { lost: 1, records: vec![record(20), record(300)] }).unwrap();
+            let place = place % bytes.len();
+            bytes[place] = byte;
+            for bytes in [bytes, random] {
+                for record in postcard::from_bytes::<Batch>(&bytes).map(|batch| batch.records).unwrap_or_default() {
+                    let line = crate::log::json::line(&record, "one");
+                    assert!(line.len() <= crate::log::json::MAX_LINE && line.matches('\n').count() == 1);
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_batch_put_back_is_the_next_one_again() {
         let mut outbox = Outbox::default();

@@ -154,7 +154,7 @@ fn reply(code: u8) -> Outcome {
         3 => ("socks-net-unreachable", NetUnreachable, "the proxy has no route"),
         4 => ("socks-host-unreachable", HostUnreachable, "no such host, or no way to it"),
         5 => ("socks-refused", Refused, "the target refused the connection"),
-        // As the kernel turns an ICMP time exceeded into EHOSTUNREACH.
+        // As the kernel turns an ICMP time exceeded into EHOSTUNREACH. Tor 0.4.9 says 6 when its SocksTimeout ends.
         6 => ("socks-ttl-expired", HostUnreachable, "the packet's or the proxy's time ran out"),
         7 => ("socks-command", NetUnreachable, "the proxy does not do CONNECT"),
         // A host without IPv6 gives ENETUNREACH for an IPv6 literal.
