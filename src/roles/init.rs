@@ -81,7 +81,7 @@ impl Plan {
                 kept: options.keep_descriptors.clone(),
                 most_descriptors,
             },
-            link: network::Link { name: "tun0".into(), mtu: options.mtu.into(), v4: pool::JAIL_V4, v6: pool::JAIL_V6 },
+            link: network::Link { name: "tun0".into(), mtu: options.mtu.into(), v4: pool::OWN_V4, v6: pool::OWN_V6 },
             queues: options.workers,
             wait: options.wait,
             view,

@@ -84,8 +84,9 @@ pub fn choose(options: &RunOptions, front: &Channel<WardenToFront, FrontToWarden
         Some(name) => name.clone(),
         None => rundir::invent_name(&options.command[0].to_string_lossy()),
     };
-    let mut hidden_folders: Vec<PathBuf> = search.protected().iter().map(|path| path.to_path_buf()).collect();
-    hidden_folders.extend([loaded.settings.state_dir.clone(), run_folder.clone()]);
+    // Made if they do not exist, so that no jail can make them; but for the system's, which no jail could.
+    let mut hidden_folders = vec![search.user, search.state, loaded.settings.state_dir.clone(), run_folder.clone()];
+    hidden_folders.extend(Some(search.system).filter(|folder| folder.exists()));
     let mut chosen = Chosen {
         network: choice.network,
         generation: loaded.generation,
