@@ -42,10 +42,21 @@ pub(super) fn feed_text(hash: &mut Sha256, letter: u8, text: &[u8]) {
     hash.update(text);
 }
 
-/// The hash of one tree.
-pub(super) fn digest(node: &Node, public: bool) -> [u8; 32] {
+/// The hash of one entry, without the fields `passed` that nothing depends on.
+pub(super) fn digest(node: &Node, public: bool, passed: &[&str]) -> [u8; 32] {
     let mut hash = Sha256::new();
-    feed(&mut hash, node, public);
+    let mut pairs: Vec<_> = node.mapping().into_iter().flatten().collect();
+    pairs.sort_by_key(|(key, _)| key.text());
+    for (key, value) in pairs {
+        let name = key.text().unwrap_or("\0");
+        if passed.contains(&name) {
+            continue;
+        }
+        feed_text(&mut hash, b'k', name.as_bytes());
+        if !(public && SECRETS.contains(&name)) {
+            feed(&mut hash, value, public);
+        }
+    }
     hash.finalize().into()
 }
 
@@ -55,7 +66,7 @@ mod tests {
     use super::*;
 
     fn of(text: &str, public: bool) -> [u8; 32] {
-        digest(&parse(text).documents[0], public)
+        digest(&parse(text).documents[0], public, &["meta"])
     }
 
     #[test]
@@ -69,6 +80,7 @@ mod tests {
     fn every_value_matters_and_nothing_runs_together() {
         let all = [
             "a: 1\nb: 2\n",
+            "a: 1\nmeta: 2\nb: 3\n",
             "a: 12\nb: ''\n",
             "a: 1\n",
             "a: [1]\n",

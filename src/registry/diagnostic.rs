@@ -117,6 +117,17 @@ pub fn escape(text: &str) -> String {
     out
 }
 
+/// A word from a file, for a message: its first word only. Where a quote swallows half of a file, its value is no name any
+/// more, and what comes after the first blank may be anything, a secret too.
+pub(super) fn word(text: &str) -> String {
+    let first = text.split_whitespace().next().unwrap_or_default();
+    let mut shown = escape(first);
+    if first.len() < text.len() {
+        shown.push('…');
+    }
+    shown
+}
+
 /// Appends a character so that no terminal acts on it.
 pub(super) fn push_escaped(out: &mut String, c: char) {
     let bidi = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{061c}' | '\u{feff}');
@@ -152,7 +163,7 @@ impl Diagnostic {
     pub(super) fn syntax(source: &Source, span: Span, message: impl Into<String>) -> Self {
         let masks = mask::of_broken_line(&source.text, floor(&source.text, span.start));
         let mut finding = Self::at(Severity::Error, source, span.clone(), message);
-        finding.excerpt = Some(source.excerpt(&span, &masks));
+        finding.excerpt = Some(source.excerpt(&span, masks.as_slice()));
         finding
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::diagnostic::{Diagnostic, Findings, Severity, Source, escape};
+use super::diagnostic::{Diagnostic, Findings, Severity, Source, word};
 use super::placeholder::{Placeholders, Unresolved};
 use super::suggest::hint;
 use super::yaml::{Node, Span, Value};
@@ -106,7 +106,7 @@ impl<'n> Fields<'n> {
                     };
                     cx.error(
                         &key.span,
-                        format!("{what} has no field `{}`", escape(name)),
+                        format!("{what} has no field `{}`", word(name)),
                         format!("unknown field of {}", self.owner),
                         help,
                     );

@@ -99,7 +99,14 @@ pub(super) fn index_files(folder: &Path, findings: &mut Findings) -> Vec<PathBuf
                 continue;
             }
         };
-        for entry in entries.flatten() {
+        for entry in entries {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(why) => {
+                    unreadable(findings, &folder, &why.to_string(), "name the files with --registry");
+                    break;
+                }
+            };
             seen += 1;
             if seen > MAX_ENTRIES || found.len() >= MAX_FILES {
                 let why = format!("more than {MAX_FILES} registry files or {MAX_ENTRIES} entries lie below it");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use sha2::{Digest as _, Sha256};
 
-use super::diagnostic::{Diagnostic, Severity, escape};
+use super::diagnostic::{Diagnostic, Severity, word};
 use super::fields::Fields;
 use super::kinds::network::{self, Reference};
 use super::kinds::{security, service};
@@ -71,15 +71,15 @@ impl Loader<'_> {
                     let secrets = ["username", "password", "auth_key"].iter().filter_map(|key| fields.get(key)?.text());
                     let mut secret_sources: Vec<String> = secrets.flat_map(placeholder::sources).collect();
                     let variable = fields.get("auth_key_env").and_then(Node::text);
-                    secret_sources.extend(variable.map(|name| format!("${{env:{}}}", escape(name))));
+                    secret_sources.extend(variable.map(|name| format!("${{env:{}}}", word(name))));
                     pending.extend(read.references.into_iter().map(|reference| Pending {
                         from: id.clone(),
                         source: entry.source,
                         reference,
                         service: None,
                     }));
-                    loaded.believed.insert(id.to_string(), canonical::digest(&entry.node, false));
-                    generation.insert(id.to_string(), canonical::digest(&entry.node, true));
+                    loaded.believed.insert(id.to_string(), canonical::digest(&entry.node, false, network::PASSED));
+                    generation.insert(id.to_string(), canonical::digest(&entry.node, true, network::PASSED));
                     let defined = Defined {
                         network: read.network,
                         kind: kind.to_owned(),
@@ -91,18 +91,18 @@ impl Loader<'_> {
                     loaded.networks.insert(id.clone(), defined);
                 }
                 kind if kind == "network" || kind.starts_with("network.") => {
-                    let message = format!("there is no kind `{}`", escape(kind));
+                    let message = format!("there is no kind `{}`", word(kind));
                     cx.error(&entry.kind_span, message, "unknown kind of network", hint(kind, network::KINDS));
                 }
                 kind if security::KINDS.contains(&kind) => {
                     if let Some(policy) = security::read(&mut cx, id, kind, &fields) {
                         loaded.policies.push(policy);
                     }
-                    loaded.believed.insert(id.to_string(), canonical::digest(&entry.node, false));
-                    generation.insert(id.to_string(), canonical::digest(&entry.node, true));
+                    loaded.believed.insert(id.to_string(), canonical::digest(&entry.node, false, network::PASSED));
+                    generation.insert(id.to_string(), canonical::digest(&entry.node, true, network::PASSED));
                 }
                 kind if kind.starts_with("security.") && !security::HARMLESS.contains(&kind) => {
-                    let message = format!("there is no kind `{}`", escape(kind));
+                    let message = format!("there is no kind `{}`", word(kind));
                     cx.error(&entry.kind_span, message, "unknown kind of policy", hint(kind, security::KINDS));
                 }
                 "http.service" => {
@@ -124,7 +124,7 @@ impl Loader<'_> {
                 kind => {
                     let known = network::KINDS.iter().chain(security::KINDS).copied().chain(["http.service"]);
                     let help = nearest(kind, known).map(|word| format!("did you mean `{word}`?")).unwrap_or_default();
-                    let message = format!("netjail has no use for the kind `{}` and passes {id} over", escape(kind));
+                    let message = format!("netjail has no use for the kind `{}` and passes {id} over", word(kind));
                     cx.note(&entry.kind_span, message, help);
                 }
             }
@@ -198,7 +198,7 @@ impl Loader<'_> {
             Ok(id) => Some(id),
             Err(why) => {
                 let message =
-                    format!("`{}` of {owner} names {}, {}", reference.field, escape(&reference.to), why.short());
+                    format!("`{}` of {owner} names {}, {}", reference.field, word(&reference.to), why.short());
                 let help = why.help(loaded);
                 self.context(source).error(&reference.span, message, "expected the id of a network", help);
                 None

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::diagnostic::{Diagnostic, Findings, Severity, Source, escape};
+use super::diagnostic::{Diagnostic, Findings, Severity, Source, escape, word};
 use super::fields::{Context, Fields};
 use super::find::{Search, index_files};
 use super::placeholder::{Environment, Placeholders};
@@ -256,7 +256,7 @@ impl<'e> Loader<'e> {
             let blank: String = source.text[line_start..].chars().take_while(|c| c.is_whitespace()).collect();
             let help = if blank.contains('\t') { "indent with spaces: YAML allows no tabs there" } else { "" };
             self.findings.error(|| {
-                let message = format!("not valid YAML: {}", escape(&broken.message));
+                let message = format!("not valid YAML: {}", word(&broken.message));
                 Diagnostic::syntax(&source, broken.span, message).help(help)
             });
         }
@@ -371,11 +371,11 @@ impl<'e> Loader<'e> {
             match key.text() {
                 Some(name) if KNOWN.contains(&name) => {}
                 Some(name) if nearest(name, KNOWN.iter().copied()).is_some() => {
-                    let message = format!("a registry file has no field `{}`", escape(name));
+                    let message = format!("a registry file has no field `{}`", word(name));
                     cx.error(&key.span, message, "unknown field", hint(name, KNOWN));
                 }
                 Some(name) => {
-                    cx.note(&key.span, format!("`{}` has no meaning for netjail and is passed over", escape(name)), "")
+                    cx.note(&key.span, format!("`{}` has no meaning for netjail and is passed over", word(name)), "")
                 }
                 None => cx.error(
                     &key.span,
@@ -388,14 +388,14 @@ impl<'e> Loader<'e> {
         match fields.get("version").map(|node| node.text().unwrap_or_default()) {
             None | Some("1.0") => {}
             Some(version) => {
-                let message = format!("version `{}` of the registry format is not known", escape(version));
+                let message = format!("version `{}` of the registry format is not known", word(version));
                 fields.wrong(&mut cx, "version", message, "expected `version: \"1.0\"`", "");
             }
         }
         fields.require(&mut cx, "namespace", "such as `app` or `app.net`");
         let Some(namespace) = fields.get("namespace").and_then(Node::text) else { return };
         if Id::new(namespace, "x").is_err() {
-            let message = format!("`{}` is not a namespace", escape(namespace));
+            let message = format!("`{}` is not a namespace", word(namespace));
             fields.wrong(
                 &mut cx,
                 "namespace",
@@ -451,7 +451,7 @@ impl<'e> Loader<'e> {
                     source,
                 }),
                 Err(_) if !name.is_empty() => {
-                    let message = format!("`{}` is not a name", escape(name));
+                    let message = format!("`{}` is not a name", word(name));
                     entry.wrong(
                         &mut cx,
                         "name",

@@ -106,14 +106,14 @@ pub(super) fn of_tree(text: &str, documents: &[Node]) -> Vec<Span> {
     masks
 }
 
-/// The masked ranges of the line at `at` of a text that is not YAML.
-pub(super) fn of_broken_line(text: &str, at: usize) -> Vec<Span> {
+/// The masked part of the line at `at` of a text that is not YAML.
+pub(super) fn of_broken_line(text: &str, at: usize) -> Option<Span> {
     let start = text[..at].rfind('\n').map_or(0, |i| i + 1);
     let end = text[start..].find('\n').map_or(text.len(), |i| start + i);
     let line = &text[start..end];
     let keys = keys(line);
     if let Some((_, colon)) = keys.iter().find(|(key, _)| !harmless(key)) {
-        return vec![start + colon + 1..end];
+        return Some(start + colon + 1..end);
     }
     // A line without a field, or a value that goes on from the line before: the last field above it decides, and one
     // that is not complete on its own line (a quote that stays open, a block) reaches over known fields too.
@@ -127,13 +127,13 @@ pub(super) fn of_broken_line(text: &str, at: usize) -> Vec<Span> {
             || (value.starts_with('"') && !closed(value, '"'))
             || (value.starts_with('\'') && !closed(value, '\''));
         if !harmless(key) && (open || keys.is_empty()) {
-            return vec![start + depth.min(line.len())..end];
+            return Some(start + depth.min(line.len())..end);
         }
         if keys.is_empty() && !open {
             break;
         }
     }
-    Vec::new()
+    None
 }
 
 fn closed(value: &str, quote: char) -> bool {
@@ -193,7 +193,7 @@ mod tests {
         let at = text.find(needle).unwrap();
         let start = text[..at].rfind('\n').map_or(0, |i| i + 1);
         let end = text[start..].find('\n').map_or(text.len(), |i| start + i);
-        shown(text, start..end, &of_broken_line(text, at))
+        shown(text, start..end, of_broken_line(text, at).as_slice())
     }
 
     #[test]

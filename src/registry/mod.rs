@@ -1,18 +1,18 @@
 //! The registry: what the user writes, as typed entries.
 //!
-//! - [`id`]: `namespace:name`.
-//! - [`network`]: what a `network.*` entry says, ready to be driven.
-//! - [`find`]: where a registry is looked for, and which place wins.
-//! - [`load`](mod@load), [`interpret`]: files into entries into networks, listeners and policies; every error at once.
-//! - [`kinds`]: what each kind of entry may say.
-//! - [`settings`]: the block `network_service`.
-//! - [`choose`](mod@choose): which network a jail gets.
-//! - [`trust`]: whether a registry that was found in a project is believed.
-//! - [`report`]: what `check`, `networks` and `allow` print.
+//! - `id`: `namespace:name`.
+//! - `network`: what a `network.*` entry says, ready to be driven.
+//! - `find`: where a registry is looked for, and which place wins.
+//! - `load`, `interpret`: files into entries into networks, listeners and policies; every error at once.
+//! - `kinds`: what each kind of entry may say.
+//! - `settings`: the block `network_service`.
+//! - `choose`: which network a jail gets.
+//! - `trust`: whether a registry that was found in a project is believed.
+//! - `report`: what `check`, `networks` and `allow` print.
 //!
-//! Below these: [`source`] reads files that may be hostile, [`yaml`] parses them within bounds and keeps every place,
-//! [`fields`] reads typed values, [`placeholder`] resolves `${env:}` and `${file:}`, [`diagnostic`] says what is wrong and
-//! where, [`mask`] keeps secrets out of that, [`canonical`] hashes what entries say, [`suggest`] finds the nearest word.
+//! Below these: `source` reads files that may be hostile, `yaml` parses them within bounds and keeps every place,
+//! `fields` reads typed values, `placeholder` resolves `${env:}` and `${file:}`, `diagnostic` says what is wrong and
+//! where, `mask` keeps secrets out of that, `canonical` hashes what entries say, `suggest` finds the nearest word.
 
 mod canonical;
 mod choose;

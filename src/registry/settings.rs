@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Id;
-use super::diagnostic::escape;
+use super::diagnostic::word;
 use super::fields::{Context, Fields};
 use super::suggest::nearest;
 use super::yaml::{Node, Span};
@@ -72,10 +72,10 @@ pub(super) fn others(cx: &mut Context<'_, '_>, documents: &[Node]) {
         match name {
             "network_service" | "version" => {}
             _ if nearest(name, ["network_service"]).is_some() => {
-                let message = format!("settings have no block `{}`", escape(name));
+                let message = format!("settings have no block `{}`", word(name));
                 cx.error(&key.span, message, "unknown block", "did you mean `network_service`?");
             }
-            _ => cx.note(&key.span, format!("`{}` has no meaning for netjail and is passed over", escape(name)), ""),
+            _ => cx.note(&key.span, format!("`{}` has no meaning for netjail and is passed over", word(name)), ""),
         }
     }
 }

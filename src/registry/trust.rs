@@ -325,7 +325,7 @@ pub fn allow(store: &Store, loaded: &Loaded) -> Result<String, TrustError> {
     remember(store, loaded)?;
     Ok(match (&loaded.project, gone.is_empty()) {
         (Some(project), _) => format!(
-            "{} is allowed: {} network(s), {} polic(ies)",
+            "{} is allowed as it is now: networks: {}, policies: {}",
             escape_path(project),
             loaded.networks.len(),
             loaded.policies.len()

@@ -20,7 +20,7 @@ pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 pub(in crate::registry) const RESERVED: &[&str] = &["direct", "nil", "null", "deny"];
 
 /// Fields of Wippy's that every kind may carry.
-const PASSED: &[&str] = &["meta", "lifecycle"];
+pub(in crate::registry) const PASSED: &[&str] = &["meta", "lifecycle"];
 /// Fields of every network.
 const SHARED: &[&str] = &["name", "kind", "names", "via", "dns", "connect_timeout", "udp", "allow_sockets"];
 
@@ -114,8 +114,8 @@ fn tailscale(cx: &mut Context<'_, '_>, fields: &Fields<'_>) -> (Option<Kind>, St
     fields.require(cx, "hostname", "the node's name in the tailnet");
     let hostname = fields.string(cx, "hostname").unwrap_or_default();
     // It becomes the name of a folder and a DNS label.
-    let label = !hostname.starts_with('-') && hostname.len() <= 63;
-    if !hostname.is_empty() && !(label && hostname.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')) {
+    let characters = hostname.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if !characters || hostname.starts_with('-') || hostname.len() > 63 {
         let message = format!("`hostname` of {} is not a host's name", fields.owner);
         fields.wrong(cx, "hostname", message, "expected at most 63 letters, digits and hyphens", "");
     }

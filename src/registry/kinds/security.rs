@@ -1,7 +1,7 @@
 //! `security.policy` entries, read and validated; the policies are kept for the evaluator.
 
 use crate::registry::Id;
-use crate::registry::diagnostic::escape;
+use crate::registry::diagnostic::word;
 use crate::registry::fields::{Context, Fields};
 use crate::registry::suggest::hint;
 use crate::registry::yaml::Value;
@@ -81,7 +81,7 @@ pub struct Policy {
 /// Reads one entry of a kind in [`KINDS`].
 pub(in crate::registry) fn read(cx: &mut Context<'_, '_>, id: &Id, kind: &str, fields: &Fields<'_>) -> Option<Policy> {
     let expression = kind == "security.policy.expr";
-    fields.only(cx, kind, &["name", "kind", "policy", "groups"], &["meta", "lifecycle"]);
+    fields.only(cx, kind, &["name", "kind", "policy", "groups"], super::network::PASSED);
     fields.require(cx, "policy", "actions, resources and effect");
     let groups = groups(cx, id, fields);
     let body = Fields::of(cx, &format!("`policy` of {}", fields.owner), fields.get("policy")?)?;
@@ -122,7 +122,7 @@ fn groups(cx: &mut Context<'_, '_>, id: &Id, fields: &Fields<'_>) -> Vec<Id> {
             Ok(group) => groups.push(group),
             Err(_) => cx.error(
                 &span,
-                format!("`{}` in `groups` of {} is not a group", escape(&text), fields.owner),
+                format!("`{}` in `groups` of {} is not a group", word(&text), fields.owner),
                 "expected `name` or `namespace:name`",
                 "",
             ),
@@ -150,7 +150,7 @@ fn conditions(cx: &mut Context<'_, '_>, body: &Fields<'_>) -> Vec<Condition> {
         let text = |key| item.get(key).and_then(|node| node.text()).unwrap_or_default().to_owned();
         let (field, operator) = (text("field"), text("operator"));
         if !operator.is_empty() && !OPERATORS.contains(&operator.as_str()) {
-            let message = format!("`{}` is not an operator", escape(&operator));
+            let message = format!("`{}` is not an operator", word(&operator));
             item.wrong(cx, "operator", message, "unknown operator", &hint(&operator, OPERATORS));
         }
         let operand = match (item.raw("value"), item.get("value_from")) {
