@@ -4,18 +4,21 @@
 //!
 //! | asked | answered | rule |
 //! |---|---|---|
-//! | a message that is no well-formed question | nothing, or FORMERR, NOTIMP, BADVERS, REFUSED | `names-no-question`, `names-malformed`, `names-opcode`, `names-edns-version`, `names-class` |
-//! | the root | NODATA | `names-root` |
-//! | a name that is no [`HostName`]: other characters, a numeric last label | NXDOMAIN | `names-no-host-name` |
-//! | `localhost` and below, the jail's own name | the loopback | `names-loopback` |
-//! | `_gateway` and its kind, `resolver.arpa` | NXDOMAIN | `names-special` |
-//! | an address's name | PTR if this jail resolved the name, else NXDOMAIN | `names-reverse`, `names-reverse-unknown` |
-//! | `.onion`, `.i2p` over a network that can not carry it | NXDOMAIN | `names-not-carried` |
+//! | what is no question: a reply, a stump | nothing | `malformed-question` |
+//! | a question that is not well-formed | FORMERR | `malformed-question` |
+//! | an unknown opcode, class or EDNS version | NOTIMP, REFUSED, BADVERS | `answered-here` |
+//! | the root | NODATA | `answered-here` |
+//! | a name that is no [`HostName`]: other characters, a numeric last label | NXDOMAIN | `malformed-name` |
+//! | `localhost` and below, the jail's own name | the loopback | `answered-here` |
+//! | `_gateway` and its kind, `resolver.arpa` | NXDOMAIN | `special-name` |
+//! | an address's name | PTR if this jail resolved the name, else NXDOMAIN | `answered-here` |
+//! | `.onion`, `.i2p` over a network that can not carry it | NXDOMAIN | `unroutable-name` |
 //! | a name that policy denies | REFUSED | the policy's |
-//! | A (and AAAA with `names: both`), ANY | a pool address; SERVFAIL when the pool is full | `names-pool`, `pool-full` |
-//! | AAAA, with `names: v4` | NODATA | `names-nodata-aaaa` |
-//! | HTTPS, SVCB: they could name other addresses and ports | NODATA | `names-nodata-service` |
-//! | another type | forwarded if there is a resolver for that, else NOTIMP | `names-forward`, `names-no-type` |
+//! | A (and AAAA with `names: both`), ANY | a pool address | `answered-here` |
+//! | the same, when the pool is full | SERVFAIL | `limit-names` |
+//! | AAAA, with `names: v4` | NODATA | `answered-here` |
+//! | HTTPS, SVCB: they could name other addresses and ports | NODATA | `answered-here` |
+//! | another type | forwarded if there is a resolver for that, else NOTIMP | the policy's, `answered-here` |
 //!
 //! What is answered before the policy is asked is what the jail knows by itself; none of it leads anywhere.
 
@@ -23,11 +26,11 @@ use std::sync::Arc;
 
 use super::pool::Pool;
 use super::reply::Data;
-use super::special::{Finding, Locals, Reverse, Ruled, is_meta, permit, resolve};
+use super::special::{Finding, Locals, Reverse, Ruled, found_name, is_meta, permit, resolve};
 use super::wire::{rcode, rtype};
 use super::{Answered, Transport};
 use crate::flow::HostName;
-use crate::policy::Verdict;
+use crate::policy::{Rule, Verdict};
 use crate::registry::NameFamilies;
 
 /// The pseudo top-level domains that an overlay can reach. Any other overlay would hand such a name to public DNS, which
@@ -86,17 +89,22 @@ impl Names {
 
     /// Answers one message. `out` is overwritten: with the reply, or with nothing where [`Answered::outcome`] says so.
     /// `decide` is asked once at most, with the name and the type.
-    pub fn answer(
+    pub fn answer<'t>(
         &self,
         query: &[u8],
         transport: Transport,
-        decide: &mut dyn FnMut(&HostName, u16) -> Verdict,
+        decide: &mut dyn FnMut(&HostName, u16) -> Verdict<'t>,
         out: &mut Vec<u8>,
     ) -> Answered {
         resolve(query, transport, out, |name, qtype| self.find(name, qtype, decide))
     }
 
-    fn find(&self, name: &HostName, qtype: u16, decide: &mut dyn FnMut(&HostName, u16) -> Verdict) -> Ruled<'_> {
+    fn find<'t>(
+        &self,
+        name: &HostName,
+        qtype: u16,
+        decide: &mut dyn FnMut(&HostName, u16) -> Verdict<'t>,
+    ) -> Ruled<'_> {
         if let Some(ruled) = self.locals.special(name, qtype) {
             return ruled;
         }
@@ -104,43 +112,40 @@ impl Names {
         if let Some(Reverse::Of(address)) = reverse
             && let Some(name) = self.locals.name(address).or_else(|| self.pool.name(address))
         {
-            let asked = matches!(qtype, rtype::PTR | rtype::ANY);
-            let records = if asked { vec![Data::Ptr(name)] } else { vec![] };
-            return ("names-reverse", Finding::Reply(rcode::NOERROR, records));
+            return found_name(name, qtype);
         }
         if reverse.is_some() {
             // Also where other types are forwarded: whom an address belongs to is a question about a connection that
             // the program made, and the addresses that it knows are mostly the pool's or private.
-            return ("names-reverse-unknown", Finding::MISSING);
+            return (Rule::AnsweredHere, Finding::MISSING);
         }
         if !self.config.carries.may_carry(name) {
-            return ("names-not-carried", Finding::MISSING);
+            return (Rule::UnroutableName, Finding::MISSING);
         }
-        if let Err(refused) = permit(name, qtype, decide) {
-            return refused;
-        }
+        let allowed = match permit(name, qtype, decide) {
+            Ok(rule) => rule,
+            Err(refused) => return refused,
+        };
         match (qtype, self.config.families) {
             (rtype::A | rtype::ANY, _) | (rtype::AAAA, NameFamilies::Both) => self.pool_records(name, qtype),
-            (rtype::AAAA, NameFamilies::V4) => ("names-nodata-aaaa", Finding::NODATA),
-            (rtype::HTTPS | rtype::SVCB, _) => ("names-nodata-service", Finding::NODATA),
-            _ if self.config.forwards && !is_meta(qtype) && !hidden_service(name) => {
-                ("names-forward", Finding::Forward)
-            }
-            _ => ("names-no-type", Finding::NOTIMP),
+            (rtype::AAAA, NameFamilies::V4) => (Rule::AnsweredHere, Finding::NODATA),
+            (rtype::HTTPS | rtype::SVCB, _) => (Rule::AnsweredHere, Finding::NODATA),
+            _ if self.config.forwards && !is_meta(qtype) && !hidden_service(name) => (allowed, Finding::Forward),
+            _ => (Rule::AnsweredHere, Finding::NOTIMP),
         }
     }
 
     /// ANY gets the records that there are (RFC 8482 section 4.1).
     fn pool_records(&self, name: &HostName, qtype: u16) -> Ruled<'_> {
         let Ok(pair) = self.pool.assign(name) else {
-            return ("pool-full", Finding::FAILED);
+            return (Rule::LimitNames, Finding::FAILED);
         };
         let records = match (qtype, self.config.families) {
             (rtype::AAAA, _) => vec![Data::Aaaa(pair.v6)],
             (rtype::ANY, NameFamilies::Both) => vec![Data::A(pair.v4), Data::Aaaa(pair.v6)],
             _ => vec![Data::A(pair.v4)],
         };
-        ("names-pool", Finding::Reply(rcode::NOERROR, records))
+        (Rule::AnsweredHere, Finding::Reply(rcode::NOERROR, records))
     }
 }
 

@@ -8,31 +8,30 @@
 //! | asked | answered | rule |
 //! |---|---|---|
 //! | broken, root, no host name, `localhost`, `_gateway` … | as on other networks, see [`super::answer`] | |
-//! | the host's own name, or a name that its hosts file gives the same address line | NXDOMAIN | `names-host` |
-//! | `.onion`, `.i2p` | NXDOMAIN | `names-not-carried` |
-//! | the name of an address in the hosts file | PTR | `names-hosts` |
-//! | the name of another address of the host, a loopback, link-local or pool address | NXDOMAIN | `names-reverse-private` |
-//! | the name of another private or shared address, or of a part of a reverse tree | NXDOMAIN, but forwarded with `--allow-lan` | `names-reverse-private` |
+//! | the host's own name, or a name that its hosts file has beside it | NXDOMAIN | `special-name` |
+//! | `.onion`, `.i2p` | NXDOMAIN | `unroutable-name` |
+//! | the name of an address that the jail may not dial | NXDOMAIN | the address's: `private`, `host-address` … |
+//! | the name of a part of a reverse tree, without `--allow-lan` | NXDOMAIN | `private` |
 //! | a name that policy denies | REFUSED | the policy's |
-//! | a name in the hosts file | its addresses | `names-hosts` |
-//! | a meta type | NOTIMP | `names-no-type` |
-//! | anything else | forwarded | `names-forward` |
+//! | a name or address in the hosts file | its addresses, its name | `answered-here` |
+//! | a meta type | NOTIMP | `answered-here` |
+//! | anything else | forwarded | the policy's |
 //!
 //! As systemd-resolved does, a name in the hosts file with addresses of one family has none of the other: the file overrides,
 //! it does not mix.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use super::answer::Carries;
 use super::reply::Data;
-use super::special::{Finding, Locals, Reverse, Ruled, is_meta, permit, resolve};
+use super::special::{Finding, Locals, Reverse, Ruled, found_name, is_meta, permit, resolve};
 use super::wire::{rcode, rtype};
-use super::{Answered, Transport, pool};
+use super::{Answered, Transport};
 use crate::flow::HostName;
-use crate::policy::Verdict;
+use crate::policy::{OwnAddress, Rule, Verdict, judge_direct};
 
 /// No more text of a hosts file is read: the largest block lists have 200,000 lines.
 const LONGEST_TEXT: usize = 16 << 20;
@@ -136,45 +135,59 @@ pub(super) fn address(word: &str) -> Option<IpAddr> {
 pub struct HostNames {
     table: HostsTable,
     locals: Locals,
-    host: Vec<IpAddr>,
+    host: Vec<OwnAddress>,
     allow_lan: bool,
 }
 
 impl HostNames {
-    /// `own` is the jail's host name, `host` are the host's addresses, whose names stay unknown (systemd-resolved answers
-    /// with the host's name), `allow_lan` is whether the jail may reach the host's networks (`--allow-lan`).
-    pub fn new(table: HostsTable, own: HostName, host: Vec<IpAddr>, allow_lan: bool) -> Self {
+    /// `own` is the jail's host name, `host` and `allow_lan` are those of the policy's [`Table`](crate::policy::Table).
+    pub fn new(table: HostsTable, own: HostName, host: Vec<OwnAddress>, allow_lan: bool) -> Self {
         Self { table, locals: Locals::new(own), host, allow_lan }
     }
 
     /// Answers one message, as [`super::answer::Names::answer`] does, or says that it is to be forwarded.
-    pub fn answer(
+    pub fn answer<'t>(
         &self,
         query: &[u8],
         transport: Transport,
-        decide: &mut dyn FnMut(&HostName, u16) -> Verdict,
+        decide: &mut dyn FnMut(&HostName, u16) -> Verdict<'t>,
         out: &mut Vec<u8>,
     ) -> Answered {
         resolve(query, transport, out, |name, qtype| self.find(name, qtype, decide))
     }
 
-    fn find(&self, name: &HostName, qtype: u16, decide: &mut dyn FnMut(&HostName, u16) -> Verdict) -> Ruled<'_> {
+    fn find<'t>(
+        &self,
+        name: &HostName,
+        qtype: u16,
+        decide: &mut dyn FnMut(&HostName, u16) -> Verdict<'t>,
+    ) -> Ruled<'_> {
         if let Some(ruled) = self.locals.special(name, qtype) {
             return ruled;
         }
         if self.table.hidden.contains(name) {
-            return ("names-host", Finding::MISSING);
+            return (Rule::SpecialName, Finding::MISSING);
         }
         if !(Carries { onion: false, i2p: false }).may_carry(name) {
-            return ("names-not-carried", Finding::MISSING);
+            return (Rule::UnroutableName, Finding::MISSING);
         }
-        if let Some(reverse) = Reverse::parse(name)
-            && let Some(ruled) = self.find_reverse(reverse, qtype)
+        let reverse = Reverse::parse(name);
+        if let Some(Reverse::Of(address)) = reverse
+            && let Some(name) = self.locals.name(address)
         {
-            return ruled;
+            return found_name(name, qtype);
         }
-        if let Err(refused) = permit(name, qtype, decide) {
-            return refused;
+        if let Some(unreachable) = reverse.and_then(|reverse| self.unreachable(reverse)) {
+            return unreachable;
+        }
+        let allowed = match permit(name, qtype, decide) {
+            Ok(rule) => rule,
+            Err(refused) => return refused,
+        };
+        if let Some(Reverse::Of(address)) = reverse
+            && let Some(name) = self.table.name(address)
+        {
+            return found_name(name, qtype);
         }
         let mut addresses = self.table.addresses(name).peekable();
         if addresses.peek().is_some()
@@ -185,58 +198,24 @@ impl HostNames {
                 IpAddr::V6(v6) if qtype == rtype::AAAA || qtype == rtype::ANY => Some(Data::Aaaa(v6)),
                 _ => None,
             });
-            return ("names-hosts", Finding::Reply(rcode::NOERROR, wanted.take(MOST_ADDRESSES).collect()));
+            return (Rule::AnsweredHere, Finding::Reply(rcode::NOERROR, wanted.take(MOST_ADDRESSES).collect()));
         }
         if is_meta(qtype) {
-            return ("names-no-type", Finding::NOTIMP);
+            return (Rule::AnsweredHere, Finding::NOTIMP);
         }
-        ("names-forward", Finding::Forward)
+        (allowed, Finding::Forward)
     }
 
-    /// `None` where the question is like any other.
-    fn find_reverse(&self, reverse: Reverse, qtype: u16) -> Option<Ruled<'_>> {
-        let private = match reverse {
-            Reverse::Of(address) => {
-                let known = || if self.host.contains(&address) { None } else { self.table.name(address) };
-                if let Some(name) = self.locals.name(address).or_else(known) {
-                    let asked = matches!(qtype, rtype::PTR | rtype::ANY);
-                    let records = if asked { vec![Data::Ptr(name)] } else { vec![] };
-                    return Some(("names-hosts", Finding::Reply(rcode::NOERROR, records)));
-                }
-                if never_forwarded(address) || self.host.contains(&address) {
-                    return Some(("names-reverse-private", Finding::MISSING));
-                }
-                is_private(address)
-            }
-            Reverse::Partial => true,
+    /// The finding for an address that the jail may not dial: its name would tell about the host and its neighbours (of the
+    /// host's own addresses, systemd-resolved tells the host's name).
+    fn unreachable(&self, reverse: Reverse) -> Option<Ruled<'static>> {
+        let rule = match reverse {
+            Reverse::Of(address) => judge_direct(address, &self.host, self.allow_lan),
+            Reverse::Partial if self.allow_lan => return None,
+            Reverse::Partial => Rule::Private,
         };
-        (private && !self.allow_lan).then_some(("names-reverse-private", Finding::MISSING))
+        rule.refusal().map(|_| (rule, Finding::MISSING))
     }
-}
-
-/// Addresses of the host itself or of nobody, and the jail's own ranges.
-fn never_forwarded(address: IpAddr) -> bool {
-    let link_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
-    };
-    address.is_loopback() || address.is_unspecified() || link_local || pool::is_ours(address)
-}
-
-/// RFC 1918, RFC 6598 and RFC 4193.
-fn is_private(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_private() || in_shared_range(v4),
-        IpAddr::V6(v6) => is_unique_local(v6),
-    }
-}
-
-fn in_shared_range(address: Ipv4Addr) -> bool {
-    matches!(address.octets(), [100, 64..=127, ..])
-}
-
-fn is_unique_local(address: Ipv6Addr) -> bool {
-    address.octets()[0] & 0xFE == 0xFC
 }
 
 #[cfg(test)]

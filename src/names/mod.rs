@@ -26,6 +26,7 @@ pub mod wire;
 use std::fmt;
 
 use crate::flow::HostName;
+use crate::policy::Rule;
 
 /// How a question came, and so how large its answer may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +57,9 @@ pub struct Answered {
     pub name: Asked,
     /// The question's type as a number (1 is A, 28 AAAA); 0 where the message was too broken to have one.
     pub qtype: u16,
-    /// Which rule decided, as the docs list them: `names-pool`, `names-malformed`, or the policy's own word.
-    pub rule: &'static str,
+    /// Which rule decided. It may allow and the code still be an error: a type that nobody here knows is
+    /// [`Rule::AnsweredHere`] with NOTIMP.
+    pub rule: Rule,
 }
 
 /// A name as it was asked for.

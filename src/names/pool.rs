@@ -1,8 +1,8 @@
 //! Addresses that stand for names.
 //!
 //! An overlay that resolves at its far end is dialled by name, but programs connect to addresses. So each name that a jail
-//! asks about gets an address that exists only inside it: IPv4 in 198.18.0.0/15 (RFC 2544, set aside for benchmarks) and
-//! IPv6 in one fixed unique local /64 (RFC 4193). Both are the same number: the IPv6 address ends in the IPv4 address.
+//! asks about gets an address that exists only inside it: IPv4 in [`JAIL_V4`], 198.18.0.0/15 (RFC 2544, set aside for benchmarks), and
+//! IPv6 in [`JAIL_V6`], one fixed unique local /64 (RFC 4193). Both are the same number: the IPv6 address ends in the IPv4 address.
 //!
 //! - **Stable and never reused.** A name keeps its address and an address its name until the jail ends, whatever becomes of
 //!   the registry: programs keep addresses for ever.
@@ -20,27 +20,24 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use hashbrown::HashTable;
 
 use crate::flow::HostName;
+use crate::policy::{JAIL_V4, JAIL_V6};
 
 /// The jail's gateway and resolver.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 /// The jail itself.
-pub const JAIL_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
-/// The prefix length of the IPv4 range, whose first address is 198.18.0.0.
-pub const PREFIX_V4: u8 = 15;
+pub const OWN_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 /// The jail's gateway and resolver.
 pub const GATEWAY_V6: Ipv6Addr = with_low_bits(1);
 /// The jail itself.
-pub const JAIL_V6: Ipv6Addr = with_low_bits(2);
-/// The prefix length of the IPv6 range, whose first address is `fd6e:6a61:696c::` (the letters "njail").
-pub const PREFIX_V6: u8 = 64;
+pub const OWN_V6: Ipv6Addr = with_low_bits(2);
 
 /// How many names a jail can have: all of 198.18.0.0/15 but its first 256 addresses (gateway, jail and their kind) and the last.
 pub const CAPACITY: u32 = (1 << 17) - FIRST - 1;
 /// How much text all names of a jail may have together, in bytes: 100,000 names of 83 bytes each.
 pub const MAX_NAME_BYTES: usize = 8 << 20;
 
-const BASE_V4: u32 = u32::from_be_bytes([198, 18, 0, 0]);
-const BASE_V6: u128 = 0xfd6e_6a61_696c_0000 << 64;
+const BASE_V4: u32 = JAIL_V4.addr().to_bits();
+const BASE_V6: u128 = JAIL_V6.addr().to_bits();
 const FIRST: u32 = 256;
 /// Slots are made in chunks, so that a jail with few names has a small pool.
 const CHUNK: usize = 1024;
@@ -55,9 +52,9 @@ const fn with_low_bits(bits: u32) -> Ipv6Addr {
 /// The addresses of one name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pair {
-    /// In 198.18.0.0/15.
+    /// In [`JAIL_V4`].
     pub v4: Ipv4Addr,
-    /// In the fixed /64.
+    /// In [`JAIL_V6`].
     pub v6: Ipv6Addr,
 }
 
@@ -154,8 +151,8 @@ impl Pool {
 /// overlay. What [`Pool::name`] does not know is refused.
 pub fn is_ours(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => address.to_bits() >> (32 - PREFIX_V4) == BASE_V4 >> (32 - PREFIX_V4),
-        IpAddr::V6(address) => address.to_bits() >> (128 - PREFIX_V6) == BASE_V6 >> (128 - PREFIX_V6),
+        IpAddr::V4(address) => JAIL_V4.contains(&address),
+        IpAddr::V6(address) => JAIL_V6.contains(&address),
     }
 }
 
@@ -228,8 +225,9 @@ mod tests {
         for number in 0..CAPACITY {
             let pair = pool.assign(&name(&format!("n{number}.example"))).unwrap();
             assert!(seen.insert(pair.v4) && is_ours(pair.v4.into()) && is_ours(pair.v6.into()));
-            assert!(![GATEWAY_V4, JAIL_V4].contains(&pair.v4) && ![GATEWAY_V6, JAIL_V6].contains(&pair.v6));
+            assert!(![GATEWAY_V4, OWN_V4].contains(&pair.v4) && ![GATEWAY_V6, OWN_V6].contains(&pair.v6));
         }
+        assert_eq!(1 << (32 - JAIL_V4.prefix_len()), CAPACITY + FIRST + 1);
         const { assert!(CAPACITY > 100_000) };
         assert_eq!(pool.assign(&name("one-more.example")), Err(Full));
         assert_eq!(pool.len(), CAPACITY as usize);

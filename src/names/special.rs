@@ -6,8 +6,8 @@ use super::reply::{Data, refuse, reply};
 use super::wire::{Fault, Query, rcode, rtype};
 use super::{Answered, Asked, Outcome, Transport};
 use crate::flow::HostName;
-use crate::names::pool::{JAIL_V4, JAIL_V6};
-use crate::policy::Verdict;
+use crate::names::pool::{OWN_V4, OWN_V6};
+use crate::policy::{Rule, Verdict};
 
 /// What a resolver has found for a question.
 pub(super) enum Finding<'a> {
@@ -21,12 +21,11 @@ impl Finding<'_> {
     pub(super) const NODATA: Self = Finding::Reply(rcode::NOERROR, Vec::new());
     pub(super) const MISSING: Self = Finding::Reply(rcode::NXDOMAIN, Vec::new());
     pub(super) const NOTIMP: Self = Finding::Reply(rcode::NOTIMP, Vec::new());
-    pub(super) const REFUSED: Self = Finding::Reply(rcode::REFUSED, Vec::new());
     pub(super) const FAILED: Self = Finding::Reply(rcode::SERVFAIL, Vec::new());
 }
 
 /// A finding and the rule that led to it.
-pub(super) type Ruled<'a> = (&'static str, Finding<'a>);
+pub(super) type Ruled<'a> = (Rule, Finding<'a>);
 
 /// Reads a message, has `find` look at its question (a host name and a type), and writes the reply.
 pub(super) fn resolve<'a>(
@@ -43,10 +42,10 @@ pub(super) fn resolve<'a>(
     let (rule, finding) = match &name {
         Asked::Host(name) => find(name, qtype),
         Asked::Text(_) if query.is_root() => match qtype {
-            rtype::A | rtype::AAAA | rtype::ANY | rtype::HTTPS | rtype::SVCB => ("names-root", Finding::NODATA),
-            _ => ("names-root", Finding::NOTIMP),
+            rtype::A | rtype::AAAA | rtype::ANY | rtype::HTTPS | rtype::SVCB => (Rule::AnsweredHere, Finding::NODATA),
+            _ => (Rule::AnsweredHere, Finding::NOTIMP),
         },
-        Asked::Text(_) => ("names-no-host-name", Finding::MISSING),
+        Asked::Text(_) => (Rule::MalformedName, Finding::MISSING),
     };
     let outcome = match finding {
         Finding::Reply(code, records) => {
@@ -67,25 +66,35 @@ fn broken(message: &[u8], fault: &Fault<'_>, out: &mut Vec<u8>) -> Answered {
     match fault {
         Fault::NotAQuestion => {
             let (name, qtype) = unread();
-            Answered { outcome: Outcome::Drop, name, qtype, rule: "names-no-question" }
+            Answered { outcome: Outcome::Drop, name, qtype, rule: Rule::MalformedQuestion }
         }
         Fault::Bad { rule, rcode, question } => {
             let (name, qtype) = question.map_or_else(unread, |query| (query.name(), query.qtype()));
-            Answered { outcome: Outcome::Reply(*rcode), name, qtype, rule }
+            Answered { outcome: Outcome::Reply(*rcode), name, qtype, rule: *rule }
         }
     }
 }
 
-/// Asks the policy; a refusal is the finding.
-pub(super) fn permit(
+/// Asks the policy: the rule that allows the question, or the finding that it is refused.
+pub(super) fn permit<'t>(
     name: &HostName,
     qtype: u16,
-    decide: &mut dyn FnMut(&HostName, u16) -> Verdict,
-) -> Result<(), Ruled<'static>> {
+    decide: &mut dyn FnMut(&HostName, u16) -> Verdict<'t>,
+) -> Result<Rule, Ruled<'static>> {
     match decide(name, qtype) {
-        Verdict::Allow { .. } => Ok(()),
-        Verdict::Deny { rule, .. } => Err((rule, Finding::REFUSED)),
+        Verdict::Allow { rule, .. } => Ok(rule),
+        Verdict::Deny { rule, .. } => {
+            let code = rule.rcode().map_or(rcode::REFUSED, u16::from);
+            Err((rule, Finding::Reply(code, Vec::new())))
+        }
     }
+}
+
+/// The finding for the reverse name of an address whose name is known.
+pub(super) fn found_name(name: &HostName, qtype: u16) -> Ruled<'_> {
+    let asked = matches!(qtype, rtype::PTR | rtype::ANY);
+    let records = if asked { vec![Data::Ptr(name)] } else { vec![] };
+    (Rule::AnsweredHere, Finding::Reply(rcode::NOERROR, records))
 }
 
 /// Types that ask a server about itself or a connection, not about a name (RFC 6895 section 3.1, and type 0): they are
@@ -120,18 +129,18 @@ impl Locals {
                 rtype::ANY => vec![v4, v6],
                 _ => vec![],
             };
-            return Some(("names-loopback", Finding::Reply(rcode::NOERROR, records)));
+            return Some((Rule::AnsweredHere, Finding::Reply(rcode::NOERROR, records)));
         }
         // systemd-resolved answers the first four with addresses of the host, and the last tells its resolver (RFC 9462).
         let of_the_host = ["_gateway", "_outbound", "_localdnsstub", "_localdnsproxy", "resolver.arpa"];
-        of_the_host.into_iter().any(below).then_some(("names-special", Finding::MISSING))
+        of_the_host.into_iter().any(below).then_some((Rule::SpecialName, Finding::MISSING))
     }
 
     /// The name of an address that is the jail's own.
     pub(super) fn name(&self, address: IpAddr) -> Option<&HostName> {
         if address == Ipv4Addr::LOCALHOST || address == Ipv6Addr::LOCALHOST {
             self.localhost.as_ref()
-        } else if address == JAIL_V4 || address == JAIL_V6 {
+        } else if address == OWN_V4 || address == OWN_V6 {
             Some(&self.own)
         } else {
             None

@@ -1,11 +1,13 @@
 //! Questions made by hand and replies read by another implementation (`domain`), for the tests.
 
+use std::sync::LazyLock;
+
 use domain::base::{Message, Rtype};
 use domain::rdata::AllRecordData;
 
 use super::wire::Query;
 use crate::flow::{HostName, Refusal};
-use crate::policy::Verdict;
+use crate::policy::{Rule, Verdict};
 use crate::registry::Id;
 
 pub fn host(text: &str) -> HostName {
@@ -39,12 +41,14 @@ pub fn with_opt(mut message: Vec<u8>, payload: u16, version: u8, dnssec_ok: bool
     message
 }
 
-pub fn allow(_: &HostName, _: u16) -> Verdict {
-    Verdict::Allow { network: Id::direct(), rule: "default" }
+static NETWORK: LazyLock<Id> = LazyLock::new(Id::direct);
+
+pub fn allow(_: &HostName, _: u16) -> Verdict<'static> {
+    Verdict::Allow { network: &NETWORK, rule: Rule::Default }
 }
 
-pub fn deny(_: &HostName, _: u16) -> Verdict {
-    Verdict::Deny { refusal: Refusal::Prohibited, rule: "policy-test" }
+pub fn deny(_: &HostName, _: u16) -> Verdict<'static> {
+    Verdict::Deny { refusal: Refusal::Prohibited, rule: Rule::Private }
 }
 
 /// A reply as another implementation sees it.

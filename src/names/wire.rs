@@ -9,6 +9,7 @@
 
 use super::{Asked, Transport};
 use crate::flow::HostName;
+use crate::policy::Rule;
 
 /// Record types and classes (IANA, "Domain Name System (DNS) Parameters").
 #[allow(missing_docs, reason = "the names are the registry's")]
@@ -72,8 +73,8 @@ pub enum Fault<'a> {
     NotAQuestion,
     /// It is answered with a code and without an answer.
     Bad {
-        /// The rule's name for the log.
-        rule: &'static str,
+        /// The rule for the log.
+        rule: Rule,
         /// The reply's.
         rcode: u16,
         /// The question, as far as it could be read.
@@ -139,9 +140,9 @@ impl<'a> Query<'a> {
             return Err(Fault::NotAQuestion);
         }
         if flags & OPCODE != 0 {
-            return Err(Fault::Bad { rule: "names-opcode", rcode: rcode::NOTIMP, question: None });
+            return Err(Fault::Bad { rule: Rule::AnsweredHere, rcode: rcode::NOTIMP, question: None });
         }
-        let malformed = |question| Fault::Bad { rule: "names-malformed", rcode: rcode::FORMERR, question };
+        let malformed = |question| Fault::Bad { rule: Rule::MalformedQuestion, rcode: rcode::FORMERR, question };
         if questions != 1 {
             return Err(malformed(None));
         }
@@ -154,10 +155,10 @@ impl<'a> Query<'a> {
             return Err(malformed(Some(query)));
         }
         if version != 0 {
-            return Err(Fault::Bad { rule: "names-edns-version", rcode: rcode::BADVERS, question: Some(query) });
+            return Err(Fault::Bad { rule: Rule::AnsweredHere, rcode: rcode::BADVERS, question: Some(query) });
         }
         if class != CLASS_IN {
-            return Err(Fault::Bad { rule: "names-class", rcode: rcode::REFUSED, question: Some(query) });
+            return Err(Fault::Bad { rule: Rule::AnsweredHere, rcode: rcode::REFUSED, question: Some(query) });
         }
         Ok(query)
     }

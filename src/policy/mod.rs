@@ -11,7 +11,7 @@ mod address;
 mod rules;
 mod table;
 
-pub use address::{JAIL_V4, JAIL_V6, OwnAddress};
+pub use address::{JAIL_V4, JAIL_V6, OwnAddress, judge_direct};
 pub use rules::Rule;
 pub use table::Table;
 

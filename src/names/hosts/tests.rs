@@ -25,15 +25,18 @@ bogus name.example
 \u{fffd}";
 
 fn names(allow_lan: bool) -> HostNames {
-    HostNames::new(
-        HostsTable::parse(FILE.as_bytes(), "box.example.org"),
-        host("jail"),
-        vec!["203.0.113.5".parse().unwrap(), "192.0.2.3".parse().unwrap()],
-        allow_lan,
-    )
+    HostNames::new(HostsTable::parse(FILE.as_bytes(), "box.example.org"), host("jail"), own_addresses(), allow_lan)
 }
 
-fn ask(names: &HostNames, name: &str, qtype: u16) -> (&'static str, Outcome, Vec<String>) {
+fn own_addresses() -> Vec<OwnAddress> {
+    let own = |address: &str, on_link: &str| OwnAddress {
+        address: address.parse().unwrap(),
+        on_link: on_link.parse().unwrap(),
+    };
+    vec![own("203.0.113.5", "203.0.113.0/29"), own("192.0.2.3", "192.0.2.3/32")]
+}
+
+fn ask(names: &HostNames, name: &str, qtype: u16) -> (Rule, Outcome, Vec<String>) {
     let (query, mut out) = (question(name, qtype), vec![1]);
     let answered = names.answer(&query, Transport::Udp, &mut allow, &mut out);
     let answers = match answered.outcome {
@@ -46,13 +49,13 @@ fn ask(names: &HostNames, name: &str, qtype: u16) -> (&'static str, Outcome, Vec
     (answered.rule, answered.outcome, answers.iter().map(|a| a.trim_end_matches('.').to_owned()).collect())
 }
 
-fn found(answers: &[&str]) -> (&'static str, Outcome, Vec<String>) {
-    ("names-hosts", Outcome::Reply(rcode::NOERROR), answers.iter().map(|a| (*a).to_owned()).collect())
+fn found(answers: &[&str]) -> (Rule, Outcome, Vec<String>) {
+    (Rule::AnsweredHere, Outcome::Reply(rcode::NOERROR), answers.iter().map(|a| (*a).to_owned()).collect())
 }
 
-const FORWARDED: (&str, Outcome, Vec<String>) = ("names-forward", Outcome::Forward, vec![]);
+const FORWARDED: (Rule, Outcome, Vec<String>) = (Rule::Default, Outcome::Forward, vec![]);
 
-fn missing(rule: &'static str) -> (&'static str, Outcome, Vec<String>) {
+fn missing(rule: Rule) -> (Rule, Outcome, Vec<String>) {
     (rule, Outcome::Reply(rcode::NXDOMAIN), vec![])
 }
 
@@ -75,7 +78,9 @@ fn the_hosts_file_answers_in_its_order() {
 fn addresses_get_the_first_name_of_the_file() {
     let names = names(false);
     assert_eq!(ask(&names, "1.2.0.192.in-addr.arpa", PTR), found(&["PTR web.example"]));
-    assert_eq!(ask(&names, "10.1.168.192.in-addr.arpa", PTR), found(&["PTR nas"]));
+    let nas = "10.1.168.192.in-addr.arpa";
+    assert_eq!(ask(&self::names(false), nas, PTR), missing(Rule::Private), "it can not be dialled");
+    assert_eq!(ask(&self::names(true), nas, PTR), found(&["PTR nas"]));
     assert_eq!(ask(&names, "8.8.8.8.in-addr.arpa", PTR), found(&["PTR quad.example"]));
     assert_eq!(ask(&names, "1.0.0.127.in-addr.arpa", PTR), found(&["PTR localhost"]));
     assert_eq!(ask(&names, "2.0.18.198.in-addr.arpa", PTR), found(&["PTR jail"]));
@@ -109,28 +114,25 @@ fn the_hosts_own_names_do_not_exist_and_its_addresses_tell_nothing() {
         let names = names(allow_lan);
         for name in ["box", "BOX.example.org", "build-alias", "box.local"] {
             for qtype in [A, AAAA, 16] {
-                assert_eq!(ask(&names, name, qtype), missing("names-host"), "{name}");
+                assert_eq!(ask(&names, name, qtype), missing(Rule::SpecialName), "{name}");
             }
         }
-        for address in [
-            "1.1.0.127",
-            "0.0.0.0",
-            "254.169.254.169",
-            "5.113.0.203",
-            "3.2.0.192",
-            "1.0.18.198",
-            "1.0.0.127.in-addr.arpa.1",
+        for (address, rule) in [
+            ("1.1.0.127", Rule::HostLoopback),
+            ("0.0.0.0", Rule::Unspecified),
+            ("1.0.254.169", Rule::LinkLocal),
+            ("5.113.0.203", Rule::HostAddress),
+            ("3.2.0.192", Rule::HostAddress),
+            ("1.0.18.198", Rule::JailRange),
         ] {
-            let asked = ask(&names, &format!("{address}.in-addr.arpa"), PTR);
-            let partial = address.contains("arpa") && allow_lan;
-            assert_eq!(asked, if partial { FORWARDED } else { missing("names-reverse-private") }, "{address}");
+            assert_eq!(ask(&names, &format!("{address}.in-addr.arpa"), PTR), missing(rule), "{address}");
         }
-        assert_eq!(ask(&names, "_gateway", A), missing("names-special"));
-        assert_eq!(ask(&names, "_dns.resolver.arpa", SVCB), missing("names-special"));
-        assert_eq!(ask(&names, "x.onion", A), missing("names-not-carried"));
+        assert_eq!(ask(&names, "_gateway", A), missing(Rule::SpecialName));
+        assert_eq!(ask(&names, "_dns.resolver.arpa", SVCB), missing(Rule::SpecialName));
+        assert_eq!(ask(&names, "x.onion", A), missing(Rule::UnroutableName));
         assert_eq!(ask(&names, "x.localhost", A).2, ["A 127.0.0.1"]);
         assert_eq!(ask(&names, "jail", A).2, ["A 127.0.0.1"]);
-        assert_eq!(ask(&names, "0x7f.1", A), missing("names-no-host-name"));
+        assert_eq!(ask(&names, "0x7f.1", A), missing(Rule::MalformedName));
     }
 }
 
@@ -143,10 +145,12 @@ fn names_of_the_lan_are_asked_only_where_the_lan_may_be_reached() {
         "7.1.168.192.in-addr.arpa",
         "1.0.64.100.in-addr.arpa",
         "168.192.in-addr.arpa",
+        "4.113.0.203.in-addr.arpa",
         "lb._dns-sd._udp.0.1.168.192.in-addr.arpa",
         "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa",
     ] {
-        assert_eq!(ask(&shut, name, PTR), missing("names-reverse-private"), "{name}");
+        let rule = if name.contains("203") { Rule::OnLink } else { Rule::Private };
+        assert_eq!(ask(&shut, name, PTR), missing(rule), "{name}");
         assert_eq!(ask(&open, name, PTR), FORWARDED, "{name}");
     }
 }
@@ -156,7 +160,7 @@ fn a_denied_name_is_refused_and_not_forwarded() {
     for name in ["example.com", "web.example"] {
         let (query, mut out) = (question(name, A), vec![]);
         let answered = names(false).answer(&query, Transport::Udp, &mut deny, &mut out);
-        assert_eq!((answered.outcome, answered.rule), (Outcome::Reply(rcode::REFUSED), "policy-test"));
+        assert_eq!((answered.outcome, answered.rule), (Outcome::Reply(rcode::REFUSED), Rule::Private));
         assert_eq!(answered.name, Asked::Host(host(name)));
     }
 }
