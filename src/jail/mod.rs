@@ -4,5 +4,7 @@
 //! path, errno and remedy.
 
 pub mod core_dumps;
+pub mod descriptors;
+pub mod environment;
 pub mod identity;
 pub mod mounts;
