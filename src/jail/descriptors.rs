@@ -38,7 +38,7 @@ pub enum Origin {
     Jail,
 }
 
-/// Judges one descriptor. A descriptor that is closed passes as what it is: a jail may be started with 0 closed.
+/// Judges one descriptor. (A standard stream that is closed is no question for this function: it stays closed.)
 pub fn classify(fd: impl AsFd, origin: Origin) -> Stream {
     let fd = fd.as_fd();
     let found = match fstat(fd) {
@@ -51,7 +51,7 @@ pub fn classify(fd: impl AsFd, origin: Origin) -> Stream {
         return Stream::Refuse("a path without a file (O_PATH)".into());
     }
     match SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits()) {
-        SFlag::S_IFREG => regular(fd),
+        SFlag::S_IFREG => regular(fd, flags & OFlag::O_ACCMODE),
         SFlag::S_IFIFO => Stream::Pass,
         SFlag::S_IFSOCK => socket(fd, origin),
         SFlag::S_IFCHR => character(fd, found.st_rdev),
@@ -63,12 +63,16 @@ pub fn classify(fd: impl AsFd, origin: Origin) -> Stream {
 }
 
 /// Regular by type; but files of nsfs (a namespace) and of proc or sysfs are handles on the kernel, not data.
-fn regular(fd: BorrowedFd<'_>) -> Stream {
-    use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
+fn regular(fd: BorrowedFd<'_>, access: OFlag) -> Stream {
+    use nix::sys::statfs::{NSFS_MAGIC, PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
+    let written = access != OFlag::O_RDONLY;
     match fstatfs(fd) {
         Ok(at) if at.filesystem_type() == NSFS_MAGIC => Stream::Refuse("a namespace".into()),
         // pidfs (Linux 6.9): a pidfd has a regular file's mode there.
         Ok(at) if at.filesystem_type().0 == 0x5049_4446 => Stream::Refuse("a process (pidfd)".into()),
+        Ok(at) if written && [PROC_SUPER_MAGIC, SYSFS_MAGIC].contains(&at.filesystem_type()) => {
+            Stream::Refuse("a writable file of the kernel (proc or sysfs)".into())
+        }
         Ok(_) => Stream::Pass,
         Err(errno) => Stream::Refuse(format!("unreadable ({errno})")),
     }
@@ -78,6 +82,9 @@ fn regular(fd: BorrowedFd<'_>) -> Stream {
 fn character(fd: BorrowedFd<'_>, device: u64) -> Stream {
     const MEMORY: u64 = 1; // null 3, zero 5, full 7, random 8, urandom 9 (Documentation/admin-guide/devices.txt)
     let (major, minor) = (major(device), minor(device));
+    if (major, minor) == (5, 2) {
+        return Stream::Refuse("the master of a pty".into());
+    }
     if major == MEMORY && matches!(minor, 3 | 5 | 7 | 8 | 9) || isatty(fd).unwrap_or(false) {
         return Stream::Pass;
     }
@@ -150,6 +157,7 @@ mod tests {
             assert_eq!(classify(tempfile::tempfile().unwrap(), origin), Stream::Pass);
             if let Ok(pty) = &pty {
                 assert_eq!(classify(&pty.slave, origin), Stream::Pass);
+                refused(&pty.master, origin, "master");
             }
             let event = nix::sys::eventfd::EventFd::new().unwrap();
             assert_eq!(classify(&event, origin), Stream::Pass);
@@ -161,6 +169,7 @@ mod tests {
         for origin in [Origin::Standard, Origin::Kept, Origin::Jail] {
             refused(File::open("/").unwrap(), origin, "directory");
             refused(File::open("/proc/self/ns/net").unwrap(), origin, "namespace");
+            refused(File::options().write(true).open("/proc/self/comm").unwrap(), origin, "proc");
             let path = File::options().read(true).custom_flags(libc::O_PATH).open("/etc/passwd").unwrap();
             refused(path, origin, "O_PATH");
             refused(

@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 
 /// Variables that lead to a socket of the host, or to a proxy that only works there.
-const SOCKETS: [&str; 45] = [
-    "ALSA_CONFIG_PATH",
+const SOCKETS: [&str; 40] = [
     "AT_SPI_BUS_ADDRESS",
     "BUILDKIT_HOST",
     "CONTAINERD_ADDRESS",
@@ -17,8 +17,6 @@ const SOCKETS: [&str; 45] = [
     "DOCKER_HOST",
     "EMACS_SOCKET_NAME",
     "FZF_PORT",
-    "GDM_SESSION",
-    "GIT_ASKPASS",
     "GNOME_KEYRING_CONTROL",
     "GPG_AGENT_INFO",
     "ICEAUTHORITY",
@@ -36,10 +34,8 @@ const SOCKETS: [&str; 45] = [
     "PULSE_SERVER",
     "SESSION_MANAGER",
     "SSH_AGENT_PID",
-    "SSH_ASKPASS",
     "SSH_AUTH_SOCK",
     "STY",
-    "SUDO_ASKPASS",
     "SYSTEMD_EXEC_PID",
     "TMUX",
     "TMUX_PANE",
@@ -56,16 +52,13 @@ const SOCKETS: [&str; 45] = [
 ];
 
 /// Variables that name the host or its network.
-const NAMES: [&str; 12] = [
-    "HOST",
+const NAMES: [&str; 9] = [
     "HOSTNAME",
-    "NAME",
     "REMOTEHOST",
     "SSH_CLIENT",
     "SSH_CONNECTION",
     "SSH_ORIGINAL_COMMAND",
     "SSH_TTY",
-    "SUDO_COMMAND",
     "XDG_SESSION_ID",
     "COMPUTERNAME",
     "SSH_USER_AUTH",
@@ -101,6 +94,8 @@ pub struct Choices {
     pub secrets: Vec<String>,
     /// Dropped names that a flag lets through (`--allow display` keeps DISPLAY and XAUTHORITY).
     pub keep: Vec<String>,
+    /// The host's own name, so that variables that shells and WSL set to it (HOST, NAME) can be told from others of that name.
+    pub host_name: String,
 }
 
 /// The result.
@@ -121,7 +116,7 @@ pub fn build(caller: impl IntoIterator<Item = (OsString, OsString)>, choices: &C
         }
         let secret = choices.secrets.iter().any(|s| name == OsStr::new(s));
         let kept = choices.keep.iter().any(|k| name == OsStr::new(k));
-        if secret || !kept && leads_outside(&name, &value) {
+        if secret || !kept && leads_outside(&name, &value, &choices.host_name) {
             result.variables.remove(&name);
             result.dropped.push(name);
         } else {
@@ -137,10 +132,10 @@ pub fn build(caller: impl IntoIterator<Item = (OsString, OsString)>, choices: &C
 }
 
 /// Whether a variable leads to a process outside or names the host.
-fn leads_outside(name: &OsStr, value: &OsStr) -> bool {
+fn leads_outside(name: &OsStr, value: &OsStr, host_name: &str) -> bool {
     // A name that is no text can't be one of those, and no program looks for it either.
     let Some(name) = name.to_str() else { return false };
-    if name == "WSL_DISTRO_NAME" || SOCKETS.contains(&name) || NAMES.contains(&name) {
+    if matches!(name, "HOST" | "NAME") && value == host_name || SOCKETS.contains(&name) || NAMES.contains(&name) {
         return true;
     }
     let upper = name.to_ascii_uppercase();
@@ -150,7 +145,8 @@ fn leads_outside(name: &OsStr, value: &OsStr) -> bool {
     // docker links and Kubernetes services: REDIS_PORT=tcp://10.0.0.1:6379, REDIS_PORT_6379_TCP_ADDR, REDIS_SERVICE_HOST.
     let linked =
         upper.contains("_PORT_") && ["_ADDR", "_PORT", "_PROTO", "_TCP", "_UDP"].iter().any(|e| upper.ends_with(e));
-    let service = upper.ends_with("_SERVICE_HOST") || upper.contains("_SERVICE_PORT");
+    let is_address = value.to_str().is_some_and(|v| v.parse::<IpAddr>().is_ok());
+    let service = upper.ends_with("_SERVICE_HOST") && is_address;
     let link = upper.ends_with("_PORT")
         && (value.as_bytes().starts_with(b"tcp://") || value.as_bytes().starts_with(b"udp://"));
     linked || service || link
@@ -216,7 +212,6 @@ mod tests {
             "HOSTNAME",
             "KUBERNETES_SERVICE_HOST",
             "REDIS_PORT_6379_TCP_ADDR",
-            "WEB_SERVICE_HOST",
             "WSL_INTEROP",
             "WSLENV",
             "JOURNAL_STREAM",
@@ -230,6 +225,9 @@ mod tests {
         }
         let made = build(list(&[("REDIS_PORT", "tcp://172.17.0.5:6379")]), &Choices::default());
         assert_eq!(made.dropped, ["REDIS_PORT"]);
+        let caller = list(&[("WEB_SERVICE_HOST", "10.96.0.1"), ("NAME", "myhost"), ("HOST", "other")]);
+        let made = build(caller, &Choices { host_name: "myhost".into(), ..Choices::default() });
+        assert_eq!(made.dropped, ["NAME", "WEB_SERVICE_HOST"]);
     }
 
     #[test]

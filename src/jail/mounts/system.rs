@@ -11,7 +11,7 @@ use nix::unistd::isatty;
 use super::calls::{NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
 use super::error::{Context, MountError, Stage};
 use super::plan::Note;
-use super::view::{EMPTY_FOLDER, View};
+use super::view::View;
 
 /// The only device nodes. Never net/tun (a payload could attach to its jail's own queue), fuse or a disk, under any flag.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -174,6 +174,5 @@ pub fn var(view: &mut View<'_>) -> Result<(), MountError> {
             view.bind_closing(Stage::Run, &folder, path)?;
         }
     }
-    let _ = EMPTY_FOLDER;
     Ok(())
 }

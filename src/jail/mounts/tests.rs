@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -86,14 +87,23 @@ impl World {
         self.try_jail(plan, |built| inside(built.unwrap_or_else(|e| panic!("not built: {e}"))));
     }
 
+    fn timed(&self, plan: &Plan, to: &UnixStream) {
+        self.fork_jail(plan, Some(to), |built| drop(built.unwrap()));
+    }
+
     fn try_jail(&self, plan: &Plan, inside: impl FnOnce(Result<Notes, MountError>)) {
+        self.fork_jail(plan, None, inside);
+    }
+
+    fn fork_jail(&self, plan: &Plan, timed: Option<&UnixStream>, inside: impl FnOnce(Result<Notes, MountError>)) {
         let (mut unshared, unshared_there) = UnixStream::pair().unwrap();
         let (mut report, report_there) = UnixStream::pair().unwrap();
         // SAFETY: the child uses the C library's allocator only, which is ready after fork, and ends in _exit.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
                 drop((unshared, report));
-                let failed = catch_unwind(AssertUnwindSafe(|| self.child(plan, unshared_there, &report_there, inside)));
+                let failed =
+                    catch_unwind(AssertUnwindSafe(|| self.child(plan, timed, unshared_there, &report_there, inside)));
                 say(&report_there, failed.err());
                 // SAFETY: ends this process only.
                 unsafe { libc::_exit(0) }
@@ -118,6 +128,7 @@ impl World {
     fn child(
         &self,
         plan: &Plan,
+        timed: Option<&UnixStream>,
         mut parent: UnixStream,
         report: &UnixStream,
         inside: impl FnOnce(Result<Notes, MountError>),
@@ -152,7 +163,11 @@ impl World {
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
                 let failed = catch_unwind(AssertUnwindSafe(|| {
+                    let start = Instant::now();
                     let built = build(plan);
+                    if let Some(mut to) = timed {
+                        let _ = write!(to, "{}", start.elapsed().as_micros());
+                    }
                     if built.is_ok() {
                         become_payload();
                     }
@@ -354,27 +369,25 @@ fn mountinfo_holds_nothing_of_the_old_root() {
     }
 }
 
+/// Not a property but a measure: `cargo test --release --lib -- --ignored --nocapture build_takes`.
 #[test]
-fn where_the_time_goes() {
+#[ignore = "prints times"]
+fn build_takes() {
     for world in World::each() {
         let mut plan = world.plan();
         plan.masked_folders = vec![world.path("home/.local/state/netjail")];
-        for _ in 0..5 {
-            let (mut here, there) = UnixStream::pair().unwrap();
-            world.try_jail_timed(&plan, there);
-            let mut text = String::new();
-            here.read_to_string(&mut text).unwrap();
-            eprintln!("uid {}: build took {text}", world.uid);
-        }
-    }
-}
-
-impl World {
-    fn try_jail_timed(&self, plan: &Plan, mut to: UnixStream) {
-        let plan = plan.clone();
-        self.try_jail(&plan, |built| {
-            let notes = built.unwrap();
-            let _ = write!(to, "{notes:?}");
-        });
+        let mut times: Vec<u64> = (0..50)
+            .map(|_| {
+                let (mut here, there) = UnixStream::pair().unwrap();
+                let plan = Plan { cwd: world.path("work"), ..plan.clone() };
+                world.timed(&plan, &there);
+                drop(there);
+                let mut text = String::new();
+                here.read_to_string(&mut text).unwrap();
+                text.parse().unwrap()
+            })
+            .collect();
+        times.sort_unstable();
+        eprintln!("uid {}: p50 {} us, p90 {} us", world.uid, times[25], times[45]);
     }
 }

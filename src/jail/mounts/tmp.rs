@@ -9,7 +9,7 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 
 use super::calls::{NO_DEV, NO_SUID};
-use super::error::{Context, MountError, Stage};
+use super::error::{MountError, Stage};
 use super::plan::{Note, TmpView};
 use super::view::View;
 
@@ -58,6 +58,3 @@ fn folder(view: &mut View<'_>, path: &str, upper: &str, work: &str) -> Result<()
         other => other,
     })
 }
-
-#[allow(unused_imports)]
-use Context as _;
