@@ -10,3 +10,4 @@ pub mod policy;
 pub mod registry;
 pub mod stack;
 pub mod tun;
+pub mod worker;

@@ -1,6 +1,7 @@
 //! What the roles say to each other, and where a jail is found.
 //!
 //! - [`channel`]: a SEQPACKET socket that carries one typed message a packet, with descriptors.
-//! - [`messages`]: the messages, one enum for each direction of each pair.
+//! - [`worker`]: what a worker of the relay and the warden say to each other.
 
 pub mod channel;
+pub mod worker;
