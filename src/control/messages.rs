@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::channel::ChannelError;
-use super::worker::HostNames;
 use crate::jail::payload::StageError;
 use crate::policy::Table;
 use crate::registry::{Id, NameFamilies, Network};
@@ -152,14 +151,23 @@ pub struct RelaySetup {
     /// Bytes.
     pub mtu: u16,
     /// The host's names and resolvers, for networks that answer with real addresses.
-    pub host: HostNames,
+    pub host: HostView,
+}
+
+/// What a relay must know of the host to answer with real addresses; it opens no file itself. Empty on other networks.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct HostView {
+    /// The host's name, which no jail learns.
+    pub name: String,
+    /// The text of the hosts file.
+    pub hosts: String,
+    /// Where questions are forwarded to, in order.
+    pub resolvers: Vec<std::net::SocketAddr>,
 }
 
 /// relay -> warden.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum RelayToWarden {
-    /// In the cage, every worker polling.
-    Up,
     /// It could not be built.
     Failed(Refusal),
     /// The last record is sent.

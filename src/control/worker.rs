@@ -1,52 +1,54 @@
-//! What a relay's worker and the warden say to each other, each worker on a channel of its own.
+//! What a worker of the relay and the warden say to each other, over a channel that each worker has to itself.
+//!
+//! | from the worker | the warden's part |
+//! |---|---|
+//! | `Up` | the loop runs |
+//! | `Dial` | start a non-blocking connect() to the proxy and pass the descriptor at once, or say why not |
+//! | `Records` | write and count them |
+//! | `Stopped` | everything was said; the channel closes |
+//!
+//! The worker parses hostile packets, so the warden believes nothing here but that this worker wants a connection to the one
+//! proxy that it is allowed.
 
 use serde::{Deserialize, Serialize};
 
 use crate::log::Batch;
+use crate::overlay::DialError;
 use crate::policy::Table;
 
-/// worker -> warden.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// From a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToWarden {
-    /// Connect to the proxy, and answer with this number.
+    /// The loop runs: packets are answered from now on.
+    Up,
+    /// A connection to the proxy, please; the number comes back with it.
     Dial {
-        /// The worker's own number for the dial.
-        id: u32,
+        /// The worker's own.
+        id: u64,
     },
-    /// A dial's descriptor came to nothing: the proxy's next address is to be tried from now on.
-    DialFailed,
-    /// Records for the log.
+    /// What happened.
     Records(Batch),
+    /// The worker has ended as it was told to.
+    Stopped,
 }
 
-/// warden -> worker.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// To a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromWarden {
-    /// One descriptor: a non-blocking socket that is connected to the proxy or still connecting.
+    /// One descriptor lies beside this message: a non-blocking socket whose connect() has been started.
     Dialled {
-        /// The worker's number for the dial.
-        id: u32,
+        /// Of the [`ToWarden::Dial`].
+        id: u64,
     },
-    /// The proxy can not be dialled.
+    /// There will be no descriptor.
     DialFailed {
-        /// The worker's number for the dial.
-        id: u32,
-        /// The kernel's answer, by number; ENXIO where the proxy's host name does not resolve.
-        errno: i32,
+        /// Of the [`ToWarden::Dial`].
+        id: u64,
+        /// [`DialError::Proxy`] or [`DialError::ProxyName`].
+        error: DialError,
     },
-    /// A new generation's rules.
-    Table(Box<Table>),
-    /// The host's names and resolvers have changed (networks that answer with real addresses).
-    Host(Box<HostNames>),
-    /// The jail is gone: send the last records, let go of the device and end.
+    /// A new generation decides from now on.
+    Table(Table),
+    /// The jail's tree is dead: leave the device to its namespace and end.
     Stop,
-}
-
-/// What a worker must know of the host to answer with real addresses; it opens no file itself.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct HostNames {
-    /// The text of the hosts file.
-    pub hosts: String,
-    /// Where questions are forwarded to, in order.
-    pub resolvers: Vec<std::net::SocketAddr>,
 }

@@ -163,8 +163,14 @@ fn environment(options: &RunOptions, prepared: &Prepared) -> Vec<CString> {
         clear: options.clear_environment,
         secrets: prepared.secret_variables.clone(),
         keep: Vec::new(),
+        host_name: host_name(),
     };
     as_execve_wants(environment::build(std::env::vars_os(), &choices))
+}
+
+/// What variables such as HOST may be set to.
+fn host_name() -> String {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// `NAME=value`, each with its zero byte.

@@ -6,16 +6,25 @@
 //!
 //! One thread for each TUN queue; the first is this process's own.
 
+mod resolver;
+
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use super::fork::{self, exit};
 use crate::control::channel::{Channel, ChannelError};
 use crate::control::messages::{Refusal, RelaySetup, RelayToWarden, WardenToRelay};
+use crate::flow::HostName;
 use crate::jail::seccomp::{install, roles as cages};
+use crate::names::answer::{Carries, Config, Names};
+use crate::names::hosts::{HostNames, HostsTable};
+use crate::names::pool::Pool;
+use crate::overlay::Credentials;
 use crate::registry::Kind;
-use crate::worker;
+use crate::stack;
+use crate::worker::{Driver, Setup, Worker};
+use resolver::Resolver;
 
 /// Builds the workers and becomes the first of them; ends with them.
 pub fn run(warden: Channel<RelayToWarden, WardenToRelay>) -> ! {
@@ -43,41 +52,82 @@ fn begin(
     let failed = |what: &str, e: &dyn std::fmt::Display| Refusal(format!("the relay can not be built: {what}: {e}"));
     let direct = matches!(setup.network.kind, Kind::Direct);
     raise_descriptor_limit();
-    let shared = Arc::new(worker::Shared::new(setup).map_err(|e| failed("prepare the overlay", &e))?);
-    let mut workers = Vec::new();
+    let prepared = |e: &dyn std::fmt::Display| failed("prepare a worker", e);
+    let jail = Credentials::random().map_err(|e| prepared(&e))?;
+    let pool = Arc::new(Pool::new(getrandom::u32().map_err(|e| prepared(&e))?));
+    let mut setups = Vec::new();
     let mut descriptors = descriptors.into_iter();
     while let (Some(queue), Some(channel)) = (descriptors.next(), descriptors.next()) {
-        let worker = worker::Worker::new(Arc::clone(&shared), queue, channel.into())
-            .map_err(|e| failed("prepare a worker", &e))?;
-        workers.push(worker);
+        setups.push(worker_setup(setup, &jail, &pool, queue, channel).map_err(|e| prepared(&e))?);
     }
     if !direct {
         cages::empty_network().map_err(|e| failed("enter an empty network namespace", &e))?;
     }
     cages::drop_capabilities().map_err(|e| failed("drop its capabilities", &e))?;
 
-    let mut workers = workers.into_iter();
-    let first = workers.next().ok_or_else(|| Refusal("the relay was given no queue".into()))?;
-    let others = workers
+    let mut setups = setups.into_iter();
+    let first = setups.next().ok_or_else(|| Refusal("the relay was given no queue".into()))?;
+    let gate = Arc::new(Barrier::new(setups.len() + 1));
+    let others = setups
         .enumerate()
-        .map(|(index, mut worker)| {
-            thread::Builder::new()
-                .name(format!("nj-worker-{}", index + 1))
-                .stack_size(WORKER_STACK)
-                .spawn(move || worker.run())
+        .map(|(index, setup)| {
+            let gate = Arc::clone(&gate);
+            thread::Builder::new().name(format!("nj-worker-{}", index + 1)).stack_size(WORKER_STACK).spawn(move || {
+                let worker = Worker::new(setup);
+                gate.wait();
+                worker?.run()
+            })
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| failed("start a worker", &e))?;
+    let first = Worker::new(first).map_err(|e| prepared(&e))?;
+    // No worker reads a packet before the cage is closed round all of them.
     install::install(&cages::relay(direct), install::Scope::Process, false)
         .map_err(|e| failed("close its cage", &e))?;
-    warden.send(&RelayToWarden::Up).map_err(|e| failed("reach the warden", &e))?;
-    let mut first = first;
-    first.run();
+    gate.wait();
+    let mut outcome = first.run().map(drop);
     for other in others {
-        let _ = other.join();
+        // A worker that panicked has ended the process.
+        if let Ok(ended) = other.join() {
+            outcome = outcome.and(ended.map(drop));
+        }
     }
-    let _ = warden.send(&RelayToWarden::Finished);
-    Ok(())
+    outcome.map_err(|e| Refusal(e.to_string()))
+}
+
+fn worker_setup(
+    setup: &RelaySetup,
+    jail: &Credentials,
+    pool: &Arc<Pool>,
+    queue: OwnedFd,
+    channel: OwnedFd,
+) -> Result<Setup, Box<dyn std::error::Error>> {
+    let direct = matches!(setup.network.kind, Kind::Direct);
+    let own = HostName::parse(&setup.hostname)?;
+    let names = if direct {
+        let table = HostsTable::parse(setup.host.hosts.as_bytes(), &setup.host.name);
+        Resolver::Host(HostNames::new(table, own, setup.table.host.clone(), setup.table.allow_lan))
+    } else {
+        // A SOCKS5 proxy may be Tor's or I2P's: it carries what it can, and says so where it can not.
+        let carries = Carries { onion: true, i2p: true };
+        let families = setup.network.names;
+        Resolver::Pool(Names::new(Arc::clone(pool), Config { own, families, carries, forwards: false }))
+    };
+    let mut seed = [0; 3];
+    for part in &mut seed {
+        *part = getrandom::u64()?;
+    }
+    Ok(Setup {
+        queue,
+        channel: channel.into(),
+        table: setup.table.clone(),
+        driver: Driver::of(&setup.network, jail).ok_or("this network's kind is not built yet")?,
+        names: Box::new(names),
+        resolvers: direct.then(resolver::gateways),
+        upstream_resolvers: setup.host.resolvers.clone(),
+        connect_timeout: setup.network.connect_timeout,
+        stack: stack::Config { seed, ..stack::Config::default() },
+    })
 }
 
 /// Bytes; packets live in buffers of their own, not on the stack.

@@ -93,15 +93,7 @@ pub enum Limit {
 
 impl Limit {
     /// What a program beyond a limit is told.
-    pub const REFUSAL: Refusal = Refusal::Prohibited;
-
-    /// The rule's name in the record.
-    pub fn rule(self) -> &'static str {
-        match self {
-            Self::Flows => "limit.flows",
-            Self::Pending => "limit.pending",
-        }
-    }
+    pub const REFUSAL: Refusal = Refusal::HostUnreachable;
 }
 
 /// Why a flow ended that the caller did not end.

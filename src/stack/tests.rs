@@ -642,7 +642,7 @@ fn limits_refuse_at_once_and_say_which() {
     dial(&mut stack, 1001);
     let (sent, events) = dial(&mut stack, 1002);
     assert!(matches!(events[..], [Event::Limited { limit: Limit::Pending, .. }]), "{events:?}");
-    assert_eq!(sent[0][20..22], [3, 13]);
+    assert_eq!(sent[0][20..22], [3, 1]);
     let Event::Open { flow, .. } = first[0] else { panic!() };
     stack.accept(now, flow, b"", &mut |_: &[u8]| {}).unwrap();
     dial(&mut stack, 1003);

@@ -110,7 +110,8 @@ impl Dialler {
         if self.is_name() && self.looked_up.is_some_and(|at| at.elapsed() > FRESH) {
             self.look_up();
         }
-        let mut last = Errno::EHOSTUNREACH;
+        // What dial_error() takes for a name without an address.
+        let mut last = Errno::ENXIO;
         for _ in 0..self.addresses.len() {
             let Some(&address) = self.addresses.front() else { break };
             match start(address) {

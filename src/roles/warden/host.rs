@@ -3,41 +3,13 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use ipnet::IpNet;
-use nix::ifaddrs::getifaddrs;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, recv, socket,
-};
-
-use crate::policy::OwnAddress;
+use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
 
 /// No hosts file or resolv.conf is larger; what follows is not read. Bytes.
 const LARGEST_FILE: u64 = 1 << 20;
-
-/// The addresses of the host's interfaces with the prefixes that are on their links.
-pub fn addresses() -> Vec<OwnAddress> {
-    let Ok(interfaces) = getifaddrs() else { return Vec::new() };
-    interfaces
-        .filter_map(|interface| {
-            let address = ip(interface.address.as_ref()?)?;
-            let mask = interface.netmask.as_ref().and_then(ip);
-            let length = mask.and_then(|mask| ipnet::ip_mask_to_prefix(mask).ok());
-            let on_link = length.and_then(|length| IpNet::new(address, length).ok()).unwrap_or_else(|| address.into());
-            Some(OwnAddress { address, on_link })
-        })
-        .collect()
-}
-
-fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
-    if let Some(v4) = address.as_sockaddr_in() {
-        return Some(v4.ip().into());
-    }
-    address.as_sockaddr_in6().map(|v6| v6.ip().into())
-}
 
 /// The beginning of a small text file; empty where it can not be read.
 pub fn read_text(path: &str) -> String {

@@ -30,6 +30,7 @@ use crate::control::messages::{
 use crate::control::worker::{FromWarden, ToWarden};
 use crate::log::sink::Sink;
 use crate::log::summary::Summary;
+use crate::overlay::DialError;
 use crate::registry::Kind;
 use clients::{Clients, Wish};
 use dialler::{Dialled, Dialler};
@@ -93,7 +94,7 @@ struct Warden {
     mediator: Role<WardenToMediator, MediatorToWarden>,
     workers: Vec<Option<Worker>>,
     /// Dials of (worker, number) that wait for the proxy's name.
-    waiting: Vec<(usize, u32)>,
+    waiting: Vec<(usize, u64)>,
     dialler: Option<Dialler>,
     changes: Option<Changes>,
     clients: Clients,
@@ -102,6 +103,7 @@ struct Warden {
     summary: Summary,
     /// The relay is up and the jail has been told so.
     up: bool,
+    workers_up: usize,
     over: bool,
 }
 
@@ -162,6 +164,7 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         sink,
         summary: Summary::default(),
         up: false,
+        workers_up: 0,
         over: false,
     })
 }
@@ -282,12 +285,17 @@ impl Warden {
             .map_err(|e| own("can not reach the relay")(&e))
     }
 
+    /// A worker polls; once all of them do, the command may start.
+    fn worker_up(&mut self) {
+        self.workers_up += 1;
+        if self.workers_up == self.workers.len() {
+            self.up = true;
+            self.tell_init(&WardenToInit::Ready);
+        }
+    }
+
     fn hear_relay(&mut self) {
         match self.relay.channel.receive() {
-            Ok((RelayToWarden::Up, _)) => {
-                self.up = true;
-                self.tell_init(&WardenToInit::Ready);
-            }
             Ok((RelayToWarden::Failed(refusal), _)) => self.fail(refusal),
             Ok((RelayToWarden::Finished, _)) => {}
             Err(_) => {
@@ -346,11 +354,8 @@ impl Warden {
         let Some(Some(worker)) = self.workers.get(index) else { return };
         match worker.receive() {
             Ok((ToWarden::Dial { id }, _)) => self.dial(index, id),
-            Ok((ToWarden::DialFailed, _)) => {
-                if let Some(dialler) = &mut self.dialler {
-                    dialler.failed();
-                }
-            }
+            Ok((ToWarden::Up, _)) => self.worker_up(),
+            Ok((ToWarden::Stopped, _)) => self.workers[index] = None,
             Ok((ToWarden::Records(batch), _)) => self.write(&batch),
             Err(ChannelError::WouldBlock) => {}
             // The relay's own channel tells whether that is the end.
@@ -358,16 +363,16 @@ impl Warden {
         }
     }
 
-    fn dial(&mut self, index: usize, id: u32) {
+    fn dial(&mut self, index: usize, id: u64) {
         let (Some(dialler), Some(Some(worker))) = (&mut self.dialler, self.workers.get(index)) else { return };
         let sent = match dialler.dial() {
             Dialled::Socket(socket) => worker.send_with(&FromWarden::Dialled { id }, &[socket.as_fd()]),
-            Dialled::Failed(errno) => worker.send(&FromWarden::DialFailed { id, errno: errno as i32 }),
+            Dialled::Failed(errno) => worker.send(&FromWarden::DialFailed { id, error: dial_error(errno) }),
             Dialled::Wait if self.waiting.len() < clients::MOST_WAITING => {
                 self.waiting.push((index, id));
                 Ok(())
             }
-            Dialled::Wait => worker.send(&FromWarden::DialFailed { id, errno: Errno::EAGAIN as i32 }),
+            Dialled::Wait => worker.send(&FromWarden::DialFailed { id, error: DialError::Proxy(libc::EAGAIN) }),
         };
         // A worker that does not take its answers lets its dials time out.
         let _ = sent;
@@ -402,8 +407,7 @@ impl Warden {
         self.chosen.read_host();
         let table = self.chosen.table();
         for worker in self.workers.iter().flatten() {
-            let _ = worker.send(&FromWarden::Table(Box::new(table.clone())));
-            let _ = worker.send(&FromWarden::Host(Box::new(self.chosen.host_names())));
+            let _ = worker.send(&FromWarden::Table(table.clone()));
         }
     }
 
@@ -465,4 +469,9 @@ impl Warden {
 fn nonblocking(fd: &impl AsFd) -> nix::Result<()> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     fcntl(fd, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK)).map(drop)
+}
+
+/// The proxy could not be dialled; without an address there was no name to dial.
+fn dial_error(errno: Errno) -> DialError {
+    if errno == Errno::ENXIO { DialError::ProxyName } else { DialError::Proxy(errno as i32) }
 }

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use super::host;
 use crate::control::channel::Channel;
-use crate::control::messages::{FrontToWarden, Prepared, Refusal, RelaySetup, WardenToFront};
+use crate::control::messages::{FrontToWarden, HostView, Prepared, Refusal, RelaySetup, WardenToFront};
 use crate::control::rundir;
-use crate::control::worker::HostNames;
 use crate::log::sink::Sink;
 use crate::names::resolv;
-use crate::policy::Table;
+use crate::overlay;
+use crate::policy::{OwnAddress, Table};
 use crate::registry::{self, ChosenBy, Kind, LoadError, Loaded, Network, Search, trust};
 use crate::roles::RunOptions;
 
@@ -33,7 +33,8 @@ pub struct Chosen {
     secret_variables: Vec<String>,
     secret_files: Vec<PathBuf>,
     hidden_folders: Vec<PathBuf>,
-    host: Host,
+    addresses: Vec<OwnAddress>,
+    host: HostView,
 }
 
 #[derive(Debug)]
@@ -41,14 +42,6 @@ struct Options {
     allow_lan: bool,
     mtu: u16,
     hostname: String,
-}
-
-/// The host as *direct* needs to know it; empty on other networks.
-#[derive(Debug, Default)]
-struct Host {
-    addresses: Vec<crate::policy::OwnAddress>,
-    hosts: String,
-    resolvers: Vec<SocketAddr>,
 }
 
 fn refuse(e: impl Display) -> Refusal {
@@ -97,7 +90,8 @@ pub fn choose(options: &RunOptions, front: &Channel<WardenToFront, FrontToWarden
         secret_variables: loaded.secret_env.into_iter().collect(),
         secret_files: loaded.secret_files.into_iter().collect(),
         hidden_folders,
-        host: Host::default(),
+        addresses: Vec::new(),
+        host: HostView::default(),
     };
     chosen.read_host();
     Ok(chosen)
@@ -173,7 +167,7 @@ impl Chosen {
             hostname: self.options.hostname.clone(),
             workers: u16::try_from(workers).unwrap_or(u16::MAX),
             mtu: self.options.mtu,
-            host: self.host_names(),
+            host: self.host.clone(),
         }
     }
 
@@ -184,13 +178,8 @@ impl Chosen {
             network: self.network.id.clone(),
             direct: self.is_direct(),
             allow_lan: self.options.allow_lan,
-            host: self.host.addresses.clone(),
+            host: self.addresses.clone(),
         }
-    }
-
-    /// The host's own names and resolvers, for networks that answer with real addresses.
-    pub fn host_names(&self) -> HostNames {
-        HostNames { hosts: self.host.hosts.clone(), resolvers: self.host.resolvers.clone() }
     }
 
     fn is_direct(&self) -> bool {
@@ -203,8 +192,9 @@ impl Chosen {
             return;
         }
         let resolvers = resolv::resolvers(host::read_text("/etc/resolv.conf").as_bytes());
-        self.host = Host {
-            addresses: host::addresses(),
+        self.addresses = overlay::direct::host_addresses().unwrap_or_default();
+        self.host = HostView {
+            name: nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
             hosts: host::read_text("/etc/hosts"),
             resolvers: resolvers.into_iter().map(|ip| SocketAddr::new(ip, 53)).collect(),
         };

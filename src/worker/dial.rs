@@ -1,0 +1,264 @@
+//! From a held SYN to an open flow, or to the packet that says why not.
+//!
+//! ```text
+//! Open -> decide -> deny: refuse
+//!                -> direct: socket, connect  ----------------> connected -> accept
+//!                -> socks5: ask the warden -> descriptor -> connected -> handshake -> accept
+//! ```
+//!
+//! Each dial has one deadline, from the SYN on. Whatever ends it closes its descriptor at once.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, connect, getsockopt, recv, send, setsockopt, socket,
+    sockopt,
+};
+
+use super::dns::Stream;
+use super::poll::Token;
+use super::pump::{Flow, Stage};
+use super::{Driver, Lookup, Worker, WorkerError};
+use crate::control::worker::ToWarden;
+use crate::flow::{Refusal, Target};
+use crate::log::{Close, Kind, Protocol, Record};
+use crate::overlay::socks5::{Handshake, Progress};
+use crate::overlay::{Credentials, DialError};
+use crate::policy::{Request, Rule, Verdict};
+use crate::stack::FlowId;
+
+/// More than the longest reply, so that the program's first bytes come with it in one read.
+const REPLY: usize = 2048;
+
+/// How far a dial is.
+pub(super) struct Dial {
+    target: Target,
+    step: Step,
+}
+
+enum Step {
+    /// The warden was asked.
+    Asked,
+    /// connect(2) is in progress.
+    Connecting,
+    /// The proxy is spoken to.
+    Greeting(Handshake),
+}
+
+impl Worker {
+    /// A program dials.
+    pub(super) fn open(&mut self, id: FlowId, server: SocketAddr) {
+        if server.port() == 53 && self.resolvers.as_ref().is_none_or(|only| only.contains(&server.ip())) {
+            let stage = Stage::Questions(Box::new(Stream::new(server)));
+            self.keep(Flow::new(id, stage, self.now, None));
+            if self.stack.accept(self.now, id, &[], &mut &self.queue).is_err() {
+                self.stack.refuse(id, Refusal::HostUnreachable, &mut &self.queue);
+                self.flows[id.slot()] = None;
+            }
+            return;
+        }
+        let mut record = Record::new(Kind::Flow, Protocol::Tcp, Rule::Default, self.table.generation);
+        record.address = Some(server.ip());
+        record.port = Some(server.port());
+        let target = match self.names.lookup(server.ip()) {
+            Lookup::Address => Target::Addr(server),
+            Lookup::Name(name) => {
+                record.name = Some(name.as_str().to_owned());
+                Target::Name(name, server.port())
+            }
+            Lookup::Unknown => return self.deny(id, record, Rule::UnknownPoolAddress, None),
+        };
+        match self.table.decide(&Request::Flow(&target)) {
+            Verdict::Deny { refusal, rule } => return self.deny(id, record, rule, Some(refusal)),
+            Verdict::Allow { network, rule } => {
+                record.rule = rule;
+                record.refusal = None;
+                record.network = Some(network.clone());
+            }
+        }
+        let dial = Box::new(Dial { target: target.clone(), step: Step::Asked });
+        self.keep(Flow::new(id, Stage::Dialling(dial), self.now, Some(Box::new(record))));
+        self.dials.push_back((self.now + self.connect_timeout, id));
+        match self.driver {
+            Driver::Direct => match target {
+                Target::Addr(address) => match start(address) {
+                    Ok(fd) => self.dialled(id, fd),
+                    Err(errno) => self.dial_failed(id, DialError::Direct(errno as i32)),
+                },
+                Target::Name(..) => self.dial_failed(id, DialError::Inexpressible),
+            },
+            Driver::Socks5 { .. } => self.ask(id),
+        }
+    }
+
+    /// Asks the warden for a connection, now or when the channel has room.
+    fn ask(&mut self, id: FlowId) {
+        // A warden that is gone is found when the channel is read.
+        if !self.asks.is_empty() || !matches!(self.tell(&ToWarden::Dial { id: id.to_bits() }), Ok(true)) {
+            self.asks.push_back(id.to_bits());
+        }
+    }
+
+    /// Sends what the channel had no room for.
+    pub(super) fn ask_again(&mut self) -> Result<(), WorkerError> {
+        while let Some(id) = self.asks.pop_front() {
+            if self.flow(FlowId::from_bits(id)).is_some() && !self.tell(&ToWarden::Dial { id })? {
+                self.asks.push_front(id);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A connection is being made.
+    pub(super) fn dialled(&mut self, id: FlowId, fd: OwnedFd) {
+        // A dial that ended meanwhile: the descriptor closes here.
+        let Some(flow) = self.flows.get_mut(id.slot()).and_then(|flow| flow.as_deref_mut()) else { return };
+        let Stage::Dialling(dial) = &mut flow.stage else { return };
+        if flow.id != id || flow.fd.is_some() {
+            return;
+        }
+        // Each of these only tunes; a socket that refuses one still carries bytes.
+        let _ = setsockopt(&fd, sockopt::TcpNoDelay, &true);
+        let _ = setsockopt(&fd, sockopt::KeepAlive, &true);
+        let _ = setsockopt(&fd, sockopt::OobInline, &true);
+        dial.step = Step::Connecting;
+        let watched = self.poll.add(std::os::fd::AsFd::as_fd(&fd), Token::Flow(id));
+        flow.fd = Some(fd);
+        if let Err(errno) = watched {
+            self.dial_failed(id, DialError::Direct(errno as i32));
+        }
+    }
+
+    /// A dial's descriptor is ready for something.
+    pub(super) fn dial_step(&mut self, id: FlowId) {
+        match self.advance(id) {
+            Ok(None) => {}
+            Ok(Some(early)) => self.established(id, &early),
+            Err(error) => self.dial_failed(id, error),
+        }
+    }
+
+    /// `Some`: it is done, and these bytes of the target came with the answer.
+    fn advance(&mut self, id: FlowId) -> Result<Option<Vec<u8>>, DialError> {
+        let direct = matches!(self.driver, Driver::Direct);
+        let Some(flow) = self.flows.get_mut(id.slot()).and_then(|flow| flow.as_deref_mut()) else { return Ok(None) };
+        let (Stage::Dialling(dial), Some(fd)) = (&mut flow.stage, &flow.fd) else { return Ok(None) };
+        if matches!(dial.step, Step::Connecting) {
+            if !flow.writable {
+                return Ok(None);
+            }
+            let errno = getsockopt(fd, sockopt::SocketError).unwrap_or(libc::EIO);
+            if errno != 0 {
+                return Err(if direct { DialError::Direct(errno) } else { DialError::Proxy(errno) });
+            }
+            match &self.driver {
+                Driver::Direct => return Ok(Some(Vec::new())),
+                Driver::Socks5 { login, isolate } => {
+                    let fresh = if *isolate {
+                        Some(Credentials::random().map_err(|_| DialError::Proxy(libc::EAGAIN))?)
+                    } else {
+                        None
+                    };
+                    let login = match (&fresh, login) {
+                        (Some(fresh), _) => Some(fresh.login()),
+                        (None, Some(login)) => Some((login.username.as_slice(), login.password.as_slice())),
+                        (None, None) => None,
+                    };
+                    dial.step = Step::Greeting(Handshake::new(&dial.target, login)?);
+                }
+            }
+        }
+        let Step::Greeting(handshake) = &mut dial.step else { return Ok(None) };
+        let raw = fd.as_raw_fd();
+        loop {
+            while flow.writable && !handshake.outgoing().is_empty() {
+                match send(raw, handshake.outgoing(), MsgFlags::MSG_NOSIGNAL) {
+                    Ok(count) => handshake.sent(count),
+                    Err(nix::Error::EINTR) => {}
+                    Err(nix::Error::EAGAIN) => flow.writable = false,
+                    Err(_) => return Err(DialError::Closed),
+                }
+            }
+            if !flow.readable {
+                return Ok(None);
+            }
+            let mut reply = [0; REPLY];
+            match recv(raw, &mut reply, MsgFlags::empty()) {
+                Ok(0) => return Err(DialError::Closed),
+                Ok(count) => {
+                    flow.readable = count == REPLY || flow.ending;
+                    if let Progress::Done { consumed } = handshake.receive(&reply[..count])? {
+                        flow.bytes_in += (count - consumed) as u64;
+                        return Ok(Some(reply[consumed..count].to_vec()));
+                    }
+                }
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EAGAIN) => flow.readable = false,
+                Err(_) => return Err(DialError::Closed),
+            }
+        }
+    }
+
+    /// The overlay has connected: so has the program.
+    fn established(&mut self, id: FlowId, early: &[u8]) {
+        if self.stack.accept(self.now, id, early, &mut &self.queue).is_err() {
+            self.stack.refuse(id, Refusal::HostUnreachable, &mut &self.queue);
+            return self.forget(id, Close::Limit(Rule::LimitMemory), Refusal::HostUnreachable);
+        }
+        if let Some(flow) = self.flow(id) {
+            flow.stage = Stage::Open;
+            // Both may be true already, and an edge is not told twice.
+            flow.readable = true;
+            flow.writable = true;
+        }
+    }
+
+    pub(super) fn dial_failed(&mut self, id: FlowId, error: DialError) {
+        self.stack.refuse(id, error.refusal(), &mut &self.queue);
+        self.forget(id, Close::Dial(error), error.refusal());
+    }
+
+    /// Drops a flow whose program was told a refusal.
+    fn forget(&mut self, id: FlowId, close: Close, refusal: Refusal) {
+        if self.flow(id).is_some()
+            && let Some(flow) = self.flows[id.slot()].take()
+        {
+            self.record_end(*flow, close, Some(refusal));
+        }
+    }
+
+    /// A rule says no.
+    fn deny(&mut self, id: FlowId, mut record: Record, rule: Rule, refusal: Option<Refusal>) {
+        let refusal = refusal.or(rule.refusal()).unwrap_or(Refusal::Refused);
+        record.rule = rule;
+        record.refusal = Some(refusal);
+        self.stack.refuse(id, refusal, &mut &self.queue);
+        self.record(record);
+    }
+
+    /// Ends the dials whose time is up.
+    pub(super) fn dials_due(&mut self) {
+        while let Some((at, id)) = self.dials.front().copied() {
+            let pending = self.flow(id).is_some_and(|flow| matches!(flow.stage, Stage::Dialling(_)));
+            if pending && at > self.now {
+                break;
+            }
+            self.dials.pop_front();
+            if pending {
+                self.dial_failed(id, DialError::TimedOut);
+            }
+        }
+    }
+}
+
+/// Starts a connection from the host itself.
+fn start(address: SocketAddr) -> nix::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
+    match connect(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) | Err(nix::Error::EINPROGRESS) => Ok(fd),
+        Err(errno) => Err(errno),
+    }
+}

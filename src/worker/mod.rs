@@ -1,0 +1,519 @@
+//! Drives one stack with one TUN queue, the descriptors of its flows and a channel to the warden: one thread, one epoll.
+//!
+//! A worker shares nothing that is written to, so it takes no lock and calls no futex. The loop:
+//!
+//! 1. wait;
+//! 2. read the TUN until it is empty, or for a batch;
+//! 3. do what the stack says happened, moving bytes between rings and descriptors in place;
+//! 4. flush the stack, and do what is due.
+//!
+//! Descriptors are edge-triggered: a flow remembers whether its descriptor may be read or written, and is looked at when
+//! that changes or when the stack has something for it. So a stalled reader or writer costs nothing.
+//!
+//! A dial goes: [`decide`](crate::policy::Table::decide), then a socket (from the warden for SOCKS5, an own one for direct),
+//! the handshake, and only then the SYN is answered. Every flow and question leaves one record.
+//!
+//! - `dial`: from a SYN to a connection. `pump`: bytes. `dns`: questions answered here or forwarded. `poll`: epoll.
+//!
+//! # System calls
+//! After start-up ([`Worker::new`]) only these are made, so that the relay's cage can allow nothing else:
+//! read and write (the TUN; a connected DNS socket), recvfrom and sendto without an address (flows), recvmsg and sendmsg
+//! (the channel), epoll_ctl and epoll_wait (or epoll_pwait), close, shutdown, getsockopt (SOL_SOCKET, SO_ERROR), setsockopt
+//! ((IPPROTO_TCP, TCP_NODELAY), (SOL_SOCKET, SO_KEEPALIVE), (SOL_SOCKET, SO_OOBINLINE), (SOL_SOCKET, SO_LINGER)), mmap,
+//! munmap, madvise, mremap, brk, clock_gettime, getrandom, and one ioctl (TUNSETPERSIST) at the end. For direct also socket
+//! and connect (AF_INET and AF_INET6, stream and datagram).
+
+mod dial;
+mod dns;
+mod poll;
+mod pump;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant as Clock;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use crate::control::channel::{Channel, ChannelError};
+use crate::control::worker::{FromWarden, ToWarden};
+use crate::flow::{HostName, Refusal};
+use crate::log::{Close, End, Kind, Outbox, Protocol, Record};
+use crate::policy::{Rule, Table, Verdict};
+use crate::registry::{Isolation, Kind as NetworkKind, Network};
+use crate::stack::{self, Closed, Duration, Event, FlowId, Instant, Limit, Sink, Stack};
+use crate::tun::{self, VNET_HEADER};
+use pump::Flow;
+
+pub use dns::{Answer, Outcome, Transport};
+
+/// How many packets are read before the flows have their turn.
+const BATCH: usize = 64;
+
+/// How long a record waits for company, and how many make it go at once.
+const RECORDS_WAIT: Duration = Duration::from_millis(20);
+const RECORDS_ENOUGH: usize = 128;
+
+/// What a worker can not go on after.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// A system call that only fails where the kernel lacks something or the cage is wrong.
+    #[error("the relay can not go on: {step}: {source}; `netjail doctor` lists what this machine lacks")]
+    System {
+        /// What was tried.
+        step: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The warden has gone: there is nobody to decide or to log, so the way out closes.
+    #[error("the warden has gone, so the jail's network ends; its own message says why")]
+    WardenGone,
+    /// The warden's message is not one: the binaries differ, or memory is damaged.
+    #[error("the warden's message can not be understood: {0}; start the jail again")]
+    Message(String),
+}
+
+/// How a flow gets out.
+#[derive(Clone, Debug)]
+pub enum Driver {
+    /// Dialled by the worker itself.
+    Direct,
+    /// Through a SOCKS5 proxy, whose connections the warden starts.
+    Socks5 {
+        /// User name and password, if there are any.
+        login: Option<Login>,
+        /// Whether each connection has fresh random credentials instead.
+        isolate: bool,
+    },
+}
+
+/// User name and password as bytes; its debug output shows neither.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// 1 to 255 bytes.
+    pub username: Vec<u8>,
+    /// At most 255 bytes.
+    pub password: Vec<u8>,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Login(…)")
+    }
+}
+
+impl Driver {
+    /// The driver of a network. `jail` are the credentials of this jail, for `isolate_streams: jail`. `None` for a network
+    /// of a kind that is not built yet.
+    pub fn of(network: &Network, jail: &crate::overlay::Credentials) -> Option<Self> {
+        match &network.kind {
+            NetworkKind::Direct => Some(Self::Direct),
+            NetworkKind::Socks5(socks5) => {
+                let own = socks5.login.as_ref().map(|login| Login {
+                    username: login.username.clone().into_bytes(),
+                    password: login.password.reveal().as_bytes().to_vec(),
+                });
+                let login = match socks5.isolate {
+                    Isolation::Jail => {
+                        let (username, password) = jail.login();
+                        Some(Login { username: username.to_vec(), password: password.to_vec() })
+                    }
+                    Isolation::Off | Isolation::Stream => own,
+                };
+                Some(Self::Socks5 { login, isolate: socks5.isolate == Isolation::Stream })
+            }
+            NetworkKind::Unbuilt(_) => None,
+        }
+    }
+}
+
+/// What an address stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// Itself.
+    Address,
+    /// A name that this jail asked for.
+    Name(HostName),
+    /// A pool's address that was never given out: no dial.
+    Unknown,
+}
+
+/// The names of a jail, as a worker needs them; several workers may share one.
+pub trait Names {
+    /// What `address` stands for.
+    fn lookup(&self, address: IpAddr) -> Lookup;
+
+    /// Answers one DNS message into `out`, which is overwritten. `decide` is asked at most once.
+    fn answer(
+        &self,
+        query: &[u8],
+        transport: Transport,
+        decide: &mut dyn FnMut(&HostName) -> Decision,
+        out: &mut Vec<u8>,
+    ) -> Answer;
+
+    /// Whether `reply` answers `query`: the same id and question.
+    fn matches(&self, query: &[u8], reply: &[u8]) -> bool;
+}
+
+/// What policy says of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether it may be answered or forwarded.
+    pub allowed: bool,
+    /// The rule that said so.
+    pub rule: Rule,
+}
+
+/// Everything a worker is made of.
+pub struct Setup {
+    /// A queue of the TUN, from [`tun::open`].
+    pub queue: OwnedFd,
+    /// To the warden.
+    pub channel: Channel<ToWarden, FromWarden>,
+    /// What decides, until the warden sends another.
+    pub table: Table,
+    /// The way out.
+    pub driver: Driver,
+    /// Names and questions.
+    pub names: Box<dyn Names + Send>,
+    /// The addresses whose port 53 is answered; `None` is every address, as on networks with a pool.
+    pub resolvers: Option<Vec<IpAddr>>,
+    /// Where questions are forwarded to (direct).
+    pub upstream_resolvers: Vec<SocketAddr>,
+    /// How long one dial may take.
+    pub connect_timeout: std::time::Duration,
+    /// The stack's limits and secrets. Its `datagrams.resolvers` is set from `resolvers`.
+    pub stack: stack::Config,
+}
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Records that could not be delivered.
+    pub unsent: usize,
+}
+
+/// Runs a worker until the warden says stop. On an error the descriptors are closed, and with the last queue the way out.
+pub fn run(setup: Setup) -> Result<Ended, WorkerError> {
+    Worker::new(setup)?.run()
+}
+
+/// The TUN as the place where packets go. A device that is gone takes the packets with it: the loop will see it.
+struct Queue {
+    fd: OwnedFd,
+}
+
+impl Sink for &Queue {
+    fn send(&mut self, frame: &[u8]) {
+        // The kernel takes a packet or drops it; there is no waiting, and TCP repairs a loss.
+        let _ = nix::unistd::write(&self.fd, frame);
+    }
+}
+
+/// A worker; see the module's text.
+pub struct Worker {
+    stack: Stack,
+    queue: Queue,
+    queue_readable: bool,
+    channel: Channel<ToWarden, FromWarden>,
+    /// Messages for which the channel had no room.
+    asks: VecDeque<u64>,
+    poll: poll::Poll,
+    table: Table,
+    driver: Driver,
+    names: Box<dyn Names + Send>,
+    resolvers: Option<Vec<IpAddr>>,
+    forwarder: dns::Forwarder,
+    flows: Vec<Option<Box<Flow>>>,
+    /// Dials in the order of their deadlines.
+    dials: VecDeque<(Instant, FlowId)>,
+    connect_timeout: Duration,
+    outbox: Outbox,
+    outbox_due: Option<Instant>,
+    start: Clock,
+    now: Instant,
+    packet: Box<[u8]>,
+    answer: Vec<u8>,
+    stopping: bool,
+}
+
+impl Worker {
+    /// Prepares a worker: everything that needs a system call which the cage will refuse.
+    pub fn new(setup: Setup) -> Result<Self, WorkerError> {
+        let system = |step| move |errno: nix::Error| WorkerError::System { step, source: errno.into() };
+        let poll = poll::Poll::new().map_err(system("epoll_create1"))?;
+        for fd in [setup.queue.as_fd(), setup.channel.as_fd()] {
+            let flags = fcntl(fd, FcntlArg::F_GETFL).map_err(system("fcntl"))?;
+            let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
+            fcntl(fd, FcntlArg::F_SETFL(flags)).map_err(system("fcntl"))?;
+        }
+        poll.add(setup.queue.as_fd(), poll::Token::Queue).map_err(system("epoll_ctl"))?;
+        poll.add(setup.channel.as_fd(), poll::Token::Channel).map_err(system("epoll_ctl"))?;
+        let now = Instant::from_secs(1);
+        let mut config = setup.stack;
+        config.datagrams.resolvers = setup.resolvers.clone();
+        Ok(Self {
+            stack: Stack::new(config, now),
+            queue: Queue { fd: setup.queue },
+            queue_readable: true,
+            channel: setup.channel,
+            asks: VecDeque::new(),
+            poll,
+            table: setup.table,
+            driver: setup.driver,
+            names: setup.names,
+            resolvers: setup.resolvers,
+            forwarder: dns::Forwarder::new(setup.upstream_resolvers),
+            flows: Vec::new(),
+            dials: VecDeque::new(),
+            connect_timeout: Duration::from_micros(setup.connect_timeout.as_micros() as u64),
+            outbox: Outbox::default(),
+            outbox_due: None,
+            start: Clock::now(),
+            now,
+            packet: vec![0; VNET_HEADER + 0x1_0000].into_boxed_slice(),
+            answer: Vec::with_capacity(4096),
+            stopping: false,
+        })
+    }
+
+    /// The loop.
+    pub fn run(mut self) -> Result<Ended, WorkerError> {
+        self.tell(&ToWarden::Up)?;
+        while !self.stopping {
+            let wait =
+                if self.queue_readable || !self.stack.is_flushed() { Some(self.now) } else { self.next_deadline() };
+            let ready = self
+                .poll
+                .wait(wait.map(|at| at - self.now))
+                .map_err(|source| WorkerError::System { step: "epoll_wait", source })?;
+            self.now = Instant::from_secs(1) + Duration::from_micros(self.start.elapsed().as_micros() as u64);
+            for (token, readiness) in ready {
+                match token {
+                    poll::Token::Queue => self.queue_readable = true,
+                    poll::Token::Channel => self.listen()?,
+                    poll::Token::Flow(id) => self.upstream_ready(id, readiness),
+                    poll::Token::Question(key) => self.resolver_ready(key, readiness),
+                }
+            }
+            self.read_queue()?;
+            self.stack_events();
+            self.stack.flush(self.now, &mut &self.queue);
+            self.due()?;
+        }
+        self.end()
+    }
+
+    /// Reads packets until there are none, or the flows must have a turn.
+    fn read_queue(&mut self) -> Result<(), WorkerError> {
+        if !self.queue_readable {
+            return Ok(());
+        }
+        for _ in 0..BATCH {
+            match nix::unistd::read(&self.queue.fd, &mut self.packet) {
+                Ok(length) => self.stack.receive(self.now, &self.packet[..length], &mut &self.queue),
+                Err(nix::Error::EAGAIN) => {
+                    self.queue_readable = false;
+                    break;
+                }
+                Err(nix::Error::EINTR) => {}
+                Err(errno) => return Err(WorkerError::System { step: "read of the TUN", source: errno.into() }),
+            }
+        }
+        Ok(())
+    }
+
+    fn stack_events(&mut self) {
+        while let Some(event) = self.stack.next_event() {
+            match event {
+                Event::Open { flow, server, .. } => self.open(flow, server),
+                Event::Ready { flow } => self.pump(flow),
+                Event::DialAbandoned { flow } => self.close(flow, Close::Abandoned, false),
+                Event::Closed { flow, reason } => match reason {
+                    Closed::Finished => self.close(flow, Close::Finished, false),
+                    Closed::ClientReset => self.close(flow, Close::ResetByProgram, true),
+                    Closed::ClientGone => self.close(flow, Close::TimedOut, true),
+                    Closed::HalfCloseLimit => self.close(flow, Close::Limit(Rule::LimitHalfClosed), true),
+                },
+                Event::Limited { server, limit, .. } => {
+                    let rule = match limit {
+                        Limit::Flows => Rule::LimitFlows,
+                        Limit::Pending => Rule::LimitPending,
+                    };
+                    self.refused(Protocol::Tcp, server.ip(), Some(server.port()), rule);
+                }
+                Event::Query { client, server, data } => self.datagram_question(client, server, &data),
+                Event::DatagramRefused { server, .. } => {
+                    self.refused(Protocol::Udp, server.ip(), Some(server.port()), Rule::UdpUnsupported);
+                }
+                Event::EchoRefused { server, .. } => {
+                    self.refused(Protocol::Icmp, server, None, Rule::PingUnsupported);
+                }
+            }
+        }
+    }
+
+    /// Hears the warden out.
+    fn listen(&mut self) -> Result<(), WorkerError> {
+        self.ask_again()?;
+        self.send_records()?;
+        loop {
+            match self.channel.receive() {
+                Ok((message, descriptors)) => match message {
+                    FromWarden::Dialled { id } => {
+                        if let Some(fd) = descriptors.into_iter().next() {
+                            self.dialled(FlowId::from_bits(id), fd);
+                        }
+                    }
+                    FromWarden::DialFailed { id, error } => self.dial_failed(FlowId::from_bits(id), error),
+                    FromWarden::Table(table) => self.table = table,
+                    FromWarden::Stop => {
+                        self.stopping = true;
+                        return Ok(());
+                    }
+                },
+                Err(ChannelError::WouldBlock) => return Ok(()),
+                Err(ChannelError::Closed) => return Err(WorkerError::WardenGone),
+                Err(ChannelError::Malformed(what)) => return Err(WorkerError::Message(what)),
+                Err(ChannelError::Io(source)) => return Err(WorkerError::System { step: "recvmsg", source }),
+            }
+        }
+    }
+
+    /// Sends a message; false if there is no room for it now.
+    fn tell(&self, message: &ToWarden) -> Result<bool, WorkerError> {
+        match self.channel.send(message) {
+            Ok(()) => Ok(true),
+            Err(ChannelError::WouldBlock) => Ok(false),
+            Err(ChannelError::Closed) => Err(WorkerError::WardenGone),
+            Err(ChannelError::Malformed(what)) => Err(WorkerError::Message(what)),
+            Err(ChannelError::Io(source)) => Err(WorkerError::System { step: "sendmsg", source }),
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        [
+            self.stack.next_deadline(),
+            self.dials.front().map(|(at, _)| *at),
+            self.outbox_due,
+            self.forwarder.next_deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Does what has become due.
+    fn due(&mut self) -> Result<(), WorkerError> {
+        if self.stack.next_deadline().is_some_and(|at| at <= self.now) {
+            self.stack.expire(self.now, &mut &self.queue);
+            self.stack_events();
+        }
+        self.dials_due();
+        self.questions_due();
+        if self.outbox_due.is_some_and(|at| at <= self.now) || self.outbox.len() >= RECORDS_ENOUGH {
+            self.outbox_due = None;
+            self.send_records()?;
+        }
+        Ok(())
+    }
+
+    /// Keeps a record for the next batch.
+    fn record(&mut self, record: Record) {
+        self.outbox.push(record);
+        self.outbox_due.get_or_insert(self.now + RECORDS_WAIT);
+    }
+
+    /// Sends batches while there is room; what does not go waits for the channel.
+    fn send_records(&mut self) -> Result<(), WorkerError> {
+        while let Some(batch) = self.outbox.take() {
+            let message = ToWarden::Records(batch);
+            if !self.tell(&message)? {
+                if let ToWarden::Records(batch) = message {
+                    self.outbox.put_back(batch);
+                }
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The record of something that was refused without a dial.
+    fn refused(&mut self, protocol: Protocol, address: IpAddr, port: Option<u16>, rule: Rule) {
+        let mut record = Record::new(Kind::Flow, protocol, rule, self.table.generation);
+        record.address = Some(address);
+        record.port = port;
+        self.record(record);
+    }
+
+    fn flow(&mut self, id: FlowId) -> Option<&mut Flow> {
+        self.flows.get_mut(id.slot())?.as_deref_mut().filter(|flow| flow.id == id)
+    }
+
+    fn keep(&mut self, flow: Flow) {
+        let slot = flow.id.slot();
+        if self.flows.len() <= slot {
+            self.flows.resize_with(slot + 1, || None);
+        }
+        self.flows[slot] = Some(Box::new(flow));
+    }
+
+    /// Ends a flow that the stack has ended already: closes its descriptor, with a reset if `hard`, and records it.
+    fn close(&mut self, id: FlowId, close: Close, hard: bool) {
+        if self.flow(id).is_none() {
+            return;
+        }
+        if let Some(flow) = self.flows[id.slot()].take() {
+            if hard && let Some(fd) = &flow.fd {
+                pump::reset_on_close(fd);
+            }
+            self.record_end(*flow, close, None);
+        }
+        if let Some(last) = self.flows.iter().rposition(Option::is_some)
+            && self.flows.len() > 4096
+            && last < self.flows.len() / 8
+        {
+            // After a burst the table goes back too.
+            self.flows.truncate(last + 1);
+            self.flows.shrink_to_fit();
+        }
+    }
+
+    fn record_end(&mut self, flow: Flow, close: Close, refusal: Option<Refusal>) {
+        let Some(record) = flow.record else { return };
+        let mut record = *record;
+        record.refusal = refusal;
+        record.end = Some(End {
+            bytes_out: flow.bytes_out,
+            bytes_in: flow.bytes_in,
+            duration_ms: (self.now - flow.since).total_millis(),
+            close,
+        });
+        self.record(record);
+    }
+
+    /// The orderly end: the tree is dead, so nobody minds the flows; what is left to say is said.
+    fn end(mut self) -> Result<Ended, WorkerError> {
+        for flow in std::mem::take(&mut self.flows).into_iter().flatten() {
+            self.record_end(*flow, Close::JailEnded, None);
+        }
+        // A jail that ended with its namespace has no device to keep.
+        let _ = tun::persist(self.queue.fd.as_fd());
+        self.send_records()?;
+        let unsent = self.outbox.len();
+        self.tell(&ToWarden::Stopped)?;
+        Ok(Ended { unsent })
+    }
+
+    /// What policy says of a name in a question.
+    fn decide_name(table: &Table, name: &HostName) -> Decision {
+        match table.decide(&crate::policy::Request::Question(name)) {
+            Verdict::Allow { rule, .. } => Decision { allowed: true, rule },
+            Verdict::Deny { rule, .. } => Decision { allowed: false, rule },
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! epoll(7), edge-triggered, with a name for each descriptor instead of a number.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use crate::stack::{Duration, FlowId};
+
+/// How many events one wait may bring.
+const MOST: usize = 256;
+
+/// Whose descriptor is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Token {
+    /// The TUN's.
+    Queue,
+    /// The warden's.
+    Channel,
+    /// A flow's upstream.
+    Flow(FlowId),
+    /// A forwarded question's socket: a number of the forwarder's.
+    Question(u32),
+}
+
+const KIND: u32 = 56;
+
+impl Token {
+    /// One byte of kind, 32 bits of generation, 24 bits of slot: a worker has far fewer than 16 million flows.
+    fn to_bits(self) -> u64 {
+        match self {
+            Self::Queue => 0,
+            Self::Channel => 1 << KIND,
+            Self::Flow(id) => {
+                let bits = id.to_bits();
+                2 << KIND | (bits >> 32) << 24 | (bits & 0xff_ffff)
+            }
+            Self::Question(key) => 3 << KIND | u64::from(key),
+        }
+    }
+
+    fn from_bits(bits: u64) -> Self {
+        match bits >> KIND {
+            0 => Self::Queue,
+            1 => Self::Channel,
+            2 => Self::Flow(FlowId::from_bits((bits >> 24 & 0xffff_ffff) << 32 | (bits & 0xff_ffff))),
+            _ => Self::Question(bits as u32),
+        }
+    }
+}
+
+/// What a descriptor is ready for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Readiness {
+    pub readable: bool,
+    pub writable: bool,
+    /// The other side has closed or failed: read until that is seen.
+    pub ending: bool,
+}
+
+pub(super) struct Poll {
+    epoll: Epoll,
+    events: Vec<EpollEvent>,
+}
+
+impl Poll {
+    pub fn new() -> nix::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        Ok(Self { epoll, events: vec![EpollEvent::empty(); MOST] })
+    }
+
+    /// Watches a descriptor for everything; closing it ends that.
+    pub fn add(&self, fd: BorrowedFd<'_>, token: Token) -> nix::Result<()> {
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+        self.epoll.add(fd, EpollEvent::new(flags, token.to_bits()))
+    }
+
+    /// Waits; `None` is for ever, and less than a millisecond is one.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<impl Iterator<Item = (Token, Readiness)> + use<>> {
+        let timeout = match timeout {
+            None => EpollTimeout::NONE,
+            Some(wait) => {
+                let ms = wait.total_micros().div_ceil(1000).min(i32::MAX as u64) as i32;
+                EpollTimeout::try_from(ms).unwrap_or(EpollTimeout::ZERO)
+            }
+        };
+        let count = match self.epoll.wait(&mut self.events, timeout) {
+            Ok(count) => count,
+            Err(nix::Error::EINTR) => 0,
+            Err(errno) => return Err(errno.into()),
+        };
+        let ready: Vec<_> = self.events[..count]
+            .iter()
+            .map(|event| {
+                let flags = event.events();
+                let ending = flags.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
+                let readable = ending || flags.contains(EpollFlags::EPOLLIN);
+                let writable = ending || flags.contains(EpollFlags::EPOLLOUT);
+                (Token::from_bits(event.data()), Readiness { readable, writable, ending })
+            })
+            .collect();
+        Ok(ready.into_iter())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_survives_its_way_through_the_kernel() {
+        let id = |generation: u64, slot: u64| FlowId::from_bits(generation << 32 | slot);
+        for token in [
+            Token::Queue,
+            Token::Channel,
+            Token::Flow(id(0, 0)),
+            Token::Flow(id(u64::from(u32::MAX), 0xff_ffff)),
+            Token::Flow(id(0x8000_0001, 65_535)),
+            Token::Question(u32::MAX),
+        ] {
+            assert_eq!(Token::from_bits(token.to_bits()), token);
+        }
+    }
+}

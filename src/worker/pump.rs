@@ -1,0 +1,217 @@
+//! Bytes between a flow's rings and its descriptor, in place and in both directions.
+//!
+//! A direction moves while it can: until the ring is empty or the descriptor would block (to the overlay), until the
+//! descriptor is empty or the ring too full to be worth it (to the program). Ends pass one by one: a FIN becomes a
+//! shutdown(2), an end of file a FIN; a reset in either direction becomes a reset in the other, and at once.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
+
+use super::Worker;
+use super::dial::Dial;
+use super::dns::Stream;
+use super::poll::Readiness;
+use crate::log::{Close, Record};
+use crate::stack::{Drained, FlowId, Instant};
+
+/// What a flow is busy with.
+pub(super) enum Stage {
+    /// On its way to a connection.
+    Dialling(Box<Dial>),
+    /// Carrying bytes.
+    Open,
+    /// A DNS conversation that this worker answers itself.
+    Questions(Box<Stream>),
+}
+
+/// A flow, as the worker sees it.
+pub(super) struct Flow {
+    pub id: FlowId,
+    /// The connection to the overlay, or to the target.
+    pub fd: Option<OwnedFd>,
+    pub stage: Stage,
+    pub readable: bool,
+    pub writable: bool,
+    /// The other side has closed or failed, so a short read does not mean that nothing more is to be seen.
+    pub ending: bool,
+    /// Whether the program's FIN was passed on.
+    pub sent_all: bool,
+    /// Whether the other side's FIN was passed on.
+    pub received_all: bool,
+    /// Whether a write failed: what was received before that is still read, then the flow is reset.
+    pub broken: bool,
+    pub bytes_out: u64,
+    pub bytes_in: u64,
+    pub since: Instant,
+    /// What will be logged at the end; none for conversations whose questions are logged one by one.
+    pub record: Option<Box<Record>>,
+}
+
+impl Flow {
+    pub fn new(id: FlowId, stage: Stage, since: Instant, record: Option<Box<Record>>) -> Self {
+        Self {
+            id,
+            fd: None,
+            stage,
+            readable: false,
+            writable: false,
+            ending: false,
+            sent_all: false,
+            received_all: false,
+            broken: false,
+            bytes_out: 0,
+            bytes_in: 0,
+            since,
+            record,
+        }
+    }
+}
+
+/// How a direction stopped.
+enum Stop {
+    /// For now.
+    Pause,
+    /// The other side reset the connection, or it failed.
+    Broken,
+}
+
+/// Makes the coming close(2) send a reset.
+pub(super) fn reset_on_close(fd: &OwnedFd) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    // A socket that is dead already refuses, and needs no reset.
+    let _ = setsockopt(fd, sockopt::Linger, &linger);
+}
+
+impl Worker {
+    /// A flow's descriptor changed.
+    pub(super) fn upstream_ready(&mut self, id: FlowId, readiness: Readiness) {
+        let Some(flow) = self.flow(id) else { return };
+        flow.readable |= readiness.readable;
+        flow.writable |= readiness.writable;
+        flow.ending |= readiness.ending;
+        match flow.stage {
+            Stage::Dialling(_) => self.dial_step(id),
+            Stage::Open => self.pump(id),
+            Stage::Questions(_) => {}
+        }
+    }
+
+    /// Moves what can be moved.
+    pub(super) fn pump(&mut self, id: FlowId) {
+        let Some(flow) = self.flow(id) else { return };
+        match flow.stage {
+            Stage::Dialling(_) => {}
+            Stage::Questions(_) => self.converse(id),
+            Stage::Open => {
+                self.send_up(id);
+                if matches!(self.bring_down(id), Stop::Broken) {
+                    // What came before the reset goes out before it.
+                    self.stack.flush(self.now, &mut &self.queue);
+                    self.stack.abort(self.now, id, &mut &self.queue);
+                    self.close(id, Close::ResetByPeer, false);
+                }
+            }
+        }
+    }
+
+    fn send_up(&mut self, id: FlowId) {
+        let now = self.now;
+        let Self { flows, stack, .. } = self;
+        let Some(flow) = flows.get_mut(id.slot()).and_then(|flow| flow.as_deref_mut()) else { return };
+        let Some(fd) = &flow.fd else { return };
+        let raw = fd.as_raw_fd();
+        while flow.writable && !flow.sent_all {
+            let mut broken = false;
+            let drained = stack.drain(now, id, |bytes| {
+                loop {
+                    match send(raw, bytes, MsgFlags::MSG_NOSIGNAL) {
+                        Ok(count) => break count,
+                        Err(nix::Error::EINTR) => {}
+                        Err(nix::Error::EAGAIN) => break 0,
+                        Err(_) => {
+                            broken = true;
+                            break 0;
+                        }
+                    }
+                }
+            });
+            match drained {
+                _ if broken => {
+                    // Only reading tells what the other side said before.
+                    (flow.broken, flow.sent_all, flow.readable, flow.ending) = (true, true, true, true);
+                }
+                Drained::Some { offered, taken } => {
+                    flow.bytes_out += taken as u64;
+                    flow.writable = taken == offered;
+                }
+                Drained::Finished => {
+                    flow.sent_all = true;
+                    // A connection that is gone says so when it is read.
+                    let _ = shutdown(raw, Shutdown::Write);
+                }
+                Drained::Empty | Drained::Gone => break,
+            }
+        }
+    }
+
+    fn bring_down(&mut self, id: FlowId) -> Stop {
+        let now = self.now;
+        let Self { flows, stack, .. } = self;
+        let Some(flow) = flows.get_mut(id.slot()).and_then(|flow| flow.as_deref_mut()) else { return Stop::Pause };
+        let Some(fd) = &flow.fd else { return Stop::Pause };
+        let raw = fd.as_raw_fd();
+        while flow.readable && !flow.received_all && stack.wants_fill(id) {
+            let (mut broken, mut over, mut short) = (false, false, false);
+            let count = stack.fill(now, id, |room| {
+                loop {
+                    match recv(raw, room, MsgFlags::empty()) {
+                        Ok(0) => {
+                            over = true;
+                            break 0;
+                        }
+                        Ok(count) => {
+                            short = count < room.len();
+                            break count;
+                        }
+                        Err(nix::Error::EINTR) => {}
+                        Err(nix::Error::EAGAIN) => {
+                            short = true;
+                            break 0;
+                        }
+                        Err(_) => {
+                            broken = true;
+                            break 0;
+                        }
+                    }
+                }
+            });
+            flow.bytes_in += count as u64;
+            if broken {
+                return Stop::Broken;
+            }
+            if over && flow.broken {
+                return Stop::Broken;
+            }
+            if over {
+                flow.received_all = true;
+                stack.finish(now, id);
+            } else if count == 0 || (short && !flow.ending) {
+                // A short read of a stream empties it: what comes later is a new edge (epoll(7), question 9).
+                flow.readable = false;
+            }
+        }
+        if flow.broken && flow.received_all {
+            return Stop::Broken;
+        }
+        // A reset that comes while nothing is to be read or written is seen here.
+        if flow.ending && flow.received_all && !flow.sent_all && flow.readable {
+            flow.readable = false;
+            flow.ending = false;
+            if matches!(nix::sys::socket::getsockopt(fd, sockopt::SocketError), Ok(errno) if errno != 0) {
+                return Stop::Broken;
+            }
+        }
+        Stop::Pause
+    }
+}
