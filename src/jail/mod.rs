@@ -9,12 +9,15 @@
 //! 4. [`mounts`] and [`identity`]: the file system that the jail sees, and what it is called.
 //! 5. [`payload`]: what each command passes through before `exec`: the second user namespace (U2), keyring,
 //!    capabilities, `no_new_privs`, Landlock, seccomp. [`environment`] and [`core_dumps`] are about what it inherits.
-//! 6. [`seccomp`]: the filters themselves, of payloads and of netjail's own roles.
+//! 6. [`landlock`] and [`counters`]: for the whole jail, what its signals reach and what it can use up.
+//! 7. [`seccomp`]: the filters themselves, of payloads and of netjail's own roles.
 
 pub mod core_dumps;
+pub mod counters;
 pub mod descriptors;
 pub mod environment;
 pub mod identity;
+pub mod landlock;
 pub mod mounts;
 pub mod namespaces;
 pub mod network;

@@ -19,7 +19,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, setsid};
 use serde::{Deserialize, Serialize};
 
-use super::namespaces;
+use super::{core_dumps, namespaces};
 
 /// What to run and what it inherits from whoever asked for it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -136,6 +136,9 @@ impl Attributes {
             }
             // A limit that init may no longer raise stays as it is: lower than the caller's is safe.
             let _ = setrlimit(resource, soft, hard);
+        }
+        if let Some(limit) = core_dumps::limit() {
+            core_dumps::apply(limit).map_err(io_at("keep core dumps in the jail"))?;
         }
         for number in 1..=64 {
             let disposition = if self.ignored & (1 << (number - 1)) == 0 { libc::SIG_DFL } else { libc::SIG_IGN };

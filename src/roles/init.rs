@@ -30,7 +30,7 @@ use crate::control::messages::{
     PayloadToMediator, Prepared, Refusal, WardenToInit, take,
 };
 use crate::jail::payload::{self, Attributes, Command, Identity, Setting, StageError, Streams, ignore};
-use crate::jail::{identity, mounts, namespaces, network};
+use crate::jail::{counters, identity, landlock, mounts, namespaces, network, seccomp};
 use crate::names::pool;
 use crate::tun;
 
@@ -50,6 +50,8 @@ pub struct Plan {
     queues: u16,
     wait: bool,
     view: mounts::Plan,
+    filter: seccomp::Options,
+    shares: counters::Shares,
 }
 
 impl Plan {
@@ -85,6 +87,8 @@ impl Plan {
             queues: options.workers,
             wait: options.wait,
             view,
+            filter: seccomp::Options { sockets: seccomp::Sockets::Host, ..Default::default() },
+            shares: counters::Shares::of_caller(),
         })
     }
 }
@@ -161,14 +165,19 @@ fn build(plan: &Plan, ends: &Ends) -> Result<(), Refusal> {
     network::configure(&plan.link).map_err(|e| stage("configure its network")(&e))?;
     // A host with a read-only /proc/sys keeps its own values; none of them guards the promise.
     let _ = network::tune(plan.setting.identity.gid);
+    plan.shares.apply();
     let descriptors: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
     ends.warden.send_with(&InitToWarden::Queues, &descriptors).map_err(|e| stage("hand the device out")(&e))?;
     drop(queues);
 
     plan.view.identity.set_uts().map_err(|e| Refusal(e.to_string()))?;
     let notes = mounts::build(&plan.view).map_err(|e| Refusal(e.to_string()))?;
+    let mut notes: Vec<String> = notes.iter().map(ToString::to_string).collect();
+    if !landlock::scope().is_ok_and(|applied| applied) {
+        notes.push("this kernel has no Landlock scopes (Linux 6.12): one layer less".into());
+    }
     if !notes.is_empty() {
-        tell_front(ends, &InitToFront::Notes(notes.iter().map(ToString::to_string).collect()))?;
+        tell_front(ends, &InitToFront::Notes(notes))?;
     }
     match ends.warden.receive() {
         Ok((WardenToInit::Ready, _)) => Ok(()),
@@ -483,7 +492,8 @@ impl Running {
                     File::from(asked).write_all(b"m")?;
                     File::from(answer).read_exact(&mut [0])
                 };
-                let error = payload::become_command(command, &plan.setting, streams, mapped, || confine(&ours));
+                let error =
+                    payload::become_command(command, &plan.setting, streams, mapped, || confine(plan.filter, &ours));
                 let bytes = postcard::to_stdvec(&error).unwrap_or_else(|_| vec![0xff]);
                 let _ = File::from(report).write_all(&bytes);
                 exit(1)
@@ -527,10 +537,20 @@ fn next_child_news() -> Option<(Pid, News)> {
     (pid > 0).then(|| (Pid::from_raw(pid), news))
 }
 
-/// The last stage before `exec`.
-fn confine(mediator: &Channel<PayloadToMediator, MediatorToPayload>) -> Result<(), StageError> {
-    let _ = mediator;
-    Ok(())
+/// The last stage before `exec`: the filter, and its listener in the mediator's hands.
+fn confine(
+    options: seccomp::Options,
+    mediator: &Channel<PayloadToMediator, MediatorToPayload>,
+) -> Result<(), StageError> {
+    let unfiltered = |_| StageError::new("install the system call filter", Errno::EACCES);
+    let policy = seccomp::payload::policy(options);
+    let installed = seccomp::install(&policy, seccomp::install::Scope::Thread, true).map_err(unfiltered)?;
+    let unheard = |_| StageError::new("reach the mediator", Errno::ENOTCONN);
+    let Some(listener) = installed.listener else { return Ok(()) };
+    mediator.send_with(&PayloadToMediator::Listener, &[listener.as_fd()]).map_err(unheard)?;
+    match mediator.receive().map_err(unheard)? {
+        (MediatorToPayload::Mediating, _) => Ok(()),
+    }
 }
 
 /// Root: writes the full range of ids for a command that has just made its own user namespace. A command that fails before

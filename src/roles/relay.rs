@@ -35,7 +35,7 @@ pub fn run(warden: Channel<RelayToWarden, WardenToRelay>) -> ! {
         Err(ChannelError::Closed) => exit(0),
         Err(_) => exit(1),
     };
-    match begin(&warden, &setup, descriptors) {
+    match begin(&setup, descriptors) {
         Ok(()) => exit(0),
         Err(refusal) => {
             let _ = warden.send(&RelayToWarden::Failed(refusal));
@@ -44,11 +44,7 @@ pub fn run(warden: Channel<RelayToWarden, WardenToRelay>) -> ! {
     }
 }
 
-fn begin(
-    warden: &Channel<RelayToWarden, WardenToRelay>,
-    setup: &RelaySetup,
-    descriptors: Vec<OwnedFd>,
-) -> Result<(), Refusal> {
+fn begin(setup: &RelaySetup, descriptors: Vec<OwnedFd>) -> Result<(), Refusal> {
     let failed = |what: &str, e: &dyn std::fmt::Display| Refusal(format!("the relay can not be built: {what}: {e}"));
     let direct = matches!(setup.network.kind, Kind::Direct);
     raise_descriptor_limit();
