@@ -7,8 +7,6 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, renderer::DecorStyle};
-
 use super::mask;
 use super::yaml::{Node, Span};
 
@@ -212,44 +210,52 @@ impl Diagnostic {
     }
 
     /// The compiler's look; with colours only where `colour` says that a terminal will show it.
+    ///
+    /// The excerpts are escaped and masked already, so columns are those of the file and not those of what is shown; that
+    /// is also why no library draws this.
     pub fn render(&self, colour: bool) -> String {
-        let level = match self.severity {
-            Severity::Error => Level::ERROR,
-            Severity::Note => Level::NOTE,
+        let paint = |code: &str, text: &str| match colour {
+            true => format!("\u{1b}[{code}m{text}\u{1b}[0m"),
+            false => text.to_owned(),
         };
-        let path = self.location_path();
-        let mut group = level.primary_title(&self.message).elements(None::<annotate_snippets::Message<'_>>);
-        if let (Some(excerpt), Some((line, _))) = (&self.excerpt, self.place) {
-            let annotation = AnnotationKind::Primary.span(excerpt.span.clone());
-            let annotation =
-                if self.expected.is_empty() { annotation } else { annotation.label(self.expected.as_str()) };
-            group = group
-                .element(Snippet::source(excerpt.line.as_str()).line_start(line).path(&path).annotation(annotation));
-        } else {
-            group = group.element(annotate_snippets::Origin::path(&path));
-            if !self.expected.is_empty() {
-                group = group.element(Level::NOTE.message(&self.expected));
-            }
+        let (word, code) = match self.severity {
+            Severity::Error => ("error", "1;31"),
+            Severity::Note => ("note", "1;36"),
+        };
+        let lines = [self.place, self.related.as_ref().map(|related| related.1)];
+        let widest = lines.into_iter().flatten().map(|(line, _)| line.to_string().len()).max().unwrap_or(1);
+        let gutter = |number: &str| paint("1;34", &format!("{number:widest$} |"));
+        let mut text = format!("{}{}", paint(code, word), paint("1", &format!(": {}", self.message)));
+        let arrow = |sign: &str| format!("\n{:widest$}{} ", "", paint("1;34", sign));
+        let mut excerpt =
+            |location: String, sign: &str, shown: Option<(usize, &Excerpt)>, marker: &str, label: &str| {
+                text.push_str(&arrow(sign));
+                text.push_str(&location);
+                let Some((line, Excerpt { line: content, span })) = shown else { return };
+                let before: String = content[..span.start].chars().map(|_| ' ').collect();
+                let marks = marker.repeat(content[span.clone()].chars().count().max(1));
+                let marked = format!("{marks} {label}");
+                text.push_str(&format!("\n{}\n{} {content}", gutter(""), gutter(&line.to_string())));
+                text.push_str(&format!("\n{} {before}{}", gutter(""), paint(code, marked.trim_end())));
+            };
+        let shown = self.excerpt.as_ref().zip(self.place).map(|(excerpt, (line, _))| (line, excerpt));
+        excerpt(self.location(), "-->", shown, "^", &self.expected);
+        if let (Some((_, (line, _), label, shown)), Some(location)) = (&self.related, self.related_location()) {
+            excerpt(location, ":::", Some((*line, shown)), "-", label);
         }
-        let related_path = self.related.as_ref().map(|(file, ..)| escape_path(file)).unwrap_or_default();
-        if let Some((_, (line, _), label, excerpt)) = &self.related {
-            let annotation = AnnotationKind::Context.span(excerpt.span.clone()).label(label.as_str());
-            let snippet = Snippet::source(excerpt.line.as_str()).line_start(*line).path(&related_path);
-            group = group.element(snippet.annotation(annotation));
+        let hint =
+            |word: &str, said: &str| format!("\n{:widest$} {} {}: {said}", "", paint("1;34", "="), paint("1", word));
+        if self.excerpt.is_none() && !self.expected.is_empty() {
+            text.push_str(&hint("expected", &self.expected));
         }
         if !self.help.is_empty() {
-            group = group.element(Level::HELP.message(&self.help));
+            text.push_str(&hint("help", &self.help));
         }
-        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
-        renderer.decor_style(DecorStyle::Ascii).render(&[group])
-    }
-
-    fn location_path(&self) -> String {
-        escape_path(&self.file)
+        text
     }
 }
 
-/// One line: `file:line:column: error: message: expected (help)`.
+/// One line: `file:line:column: error: message: expected, related place (help)`.
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = match self.severity {
@@ -259,6 +265,9 @@ impl fmt::Display for Diagnostic {
         write!(f, "{}: {word}: {}", self.location(), self.message)?;
         if !self.expected.is_empty() {
             write!(f, ": {}", self.expected)?;
+        }
+        if let (Some((_, _, label, _)), Some(location)) = (&self.related, self.related_location()) {
+            write!(f, ", {label} at {location}")?;
         }
         if !self.help.is_empty() {
             write!(f, " ({})", self.help)?;

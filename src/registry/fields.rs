@@ -211,6 +211,24 @@ impl<'n> Fields<'n> {
         }
     }
 
+    /// The id of another entry. Placeholders are not resolved there: an error would show what they stand for.
+    pub(super) fn reference(&self, cx: &mut Context<'_, '_>, key: &str) -> Option<(String, Span)> {
+        let node = self.get(key)?;
+        match node.text() {
+            Some(text) => Some((text.to_owned(), node.span.clone())).filter(|(text, _)| !text.is_empty()),
+            None => {
+                let message = format!("`{key}` of {} is {}", self.owner, node.describe());
+                self.wrong(cx, key, message, "expected the id of a network", "");
+                None
+            }
+        }
+    }
+
+    /// The texts of all fields, for what is said about an entry as a whole.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &'n str> {
+        self.pairs.iter().filter_map(|(_, value)| value.text())
+    }
+
     /// A number of a port.
     pub(super) fn port(&self, cx: &mut Context<'_, '_>, key: &str) -> Option<u16> {
         let text = self.string(cx, key)?;

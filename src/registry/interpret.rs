@@ -68,8 +68,7 @@ impl Loader<'_> {
                     let missing = std::mem::take(&mut cx.missing);
                     let (line, column) = cx.source.place(entry.name_span.start);
                     let location = format!("{}:{line}:{column}", super::diagnostic::escape_path(&cx.source.path));
-                    let secrets = ["username", "password", "auth_key"].iter().filter_map(|key| fields.get(key)?.text());
-                    let mut secret_sources: Vec<String> = secrets.flat_map(placeholder::sources).collect();
+                    let mut secret_sources: Vec<String> = fields.texts().flat_map(placeholder::sources).collect();
                     let variable = fields.get("auth_key_env").and_then(Node::text);
                     secret_sources.extend(variable.map(|name| format!("${{env:{}}}", word(name))));
                     pending.extend(read.references.into_iter().map(|reference| Pending {

@@ -3,7 +3,7 @@
 //! - `id`: `namespace:name`.
 //! - `network`: what a `network.*` entry says, ready to be driven.
 //! - `find`: where a registry is looked for, and which place wins.
-//! - `load`, `interpret`: files into entries into networks, listeners and policies; every error at once.
+//! - `load`, `listing`, `interpret`: files into entries into networks, listeners and policies; every error at once.
 //! - `kinds`: what each kind of entry may say.
 //! - `settings`: the block `network_service`.
 //! - `choose`: which network a jail gets.
@@ -22,6 +22,7 @@ mod find;
 mod id;
 mod interpret;
 mod kinds;
+mod listing;
 mod load;
 mod mask;
 mod network;

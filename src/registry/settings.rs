@@ -57,10 +57,11 @@ pub(super) fn read(cx: &mut Context<'_, '_>, node: &Node) -> Block {
     let folder = cx.source.path.parent().unwrap_or(Path::new("/")).to_owned();
     block.state_dir = fields.string(cx, "state_dir").map(|path| folder.join(path));
     if let Some(value) = fields.raw("default_network") {
-        let name = fields.string(cx, "default_network").filter(|name| !matches!(name.as_str(), "nil" | "direct"));
+        let named = fields.reference(cx, "default_network");
+        let named = named.filter(|(name, _)| !matches!(name.as_str(), "nil" | "direct"));
         // Wippy writes the empty text for "none chosen".
         let unset = value.text() == Some("") && !value.is_null();
-        block.default_network = (!unset).then(|| name.map(|name| (name, value.span.clone())));
+        block.default_network = (!unset).then_some(named);
     }
     block
 }

@@ -80,8 +80,8 @@ pub(in crate::registry) fn read(cx: &mut Context<'_, '_>, id: &Id, kind: &str, f
 /// The shared fields that are understood but not carried out yet.
 fn unbuilt(cx: &mut Context<'_, '_>, fields: &Fields<'_>, references: &mut Vec<Reference>) -> Vec<String> {
     let mut unbuilt = Vec::new();
-    if let (Some(to), Some(node)) = (fields.string(cx, "via"), fields.get("via")) {
-        references.push(Reference { to, field: "via", span: node.span.clone() });
+    if let Some((to, span)) = fields.reference(cx, "via") {
+        references.push(Reference { to, field: "via", span });
         unbuilt.push("via".to_owned());
     }
     for key in ["dns", "allow_sockets"] {
@@ -176,10 +176,10 @@ fn route(cx: &mut Context<'_, '_>, fields: &Fields<'_>, references: &mut Vec<Ref
 }
 
 fn target(cx: &mut Context<'_, '_>, fields: &Fields<'_>, key: &'static str, references: &mut Vec<Reference>) {
-    if let (Some(to), Some(node)) = (fields.string(cx, key), fields.get(key))
+    if let Some((to, span)) = fields.reference(cx, key)
         && !matches!(to.as_str(), "direct" | "deny")
     {
-        references.push(Reference { to, field: key, span: node.span.clone() });
+        references.push(Reference { to, field: key, span });
     }
 }
 

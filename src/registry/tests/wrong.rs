@@ -20,6 +20,7 @@ fn all_errors_of_all_files_are_found_at_once() {
         ("src/_index.yaml:6:37", "did you mean `host`?"),
         ("src/_index.yaml:7:60", "did you mean app:b?"),
         ("src/x/_index.yaml:3:12", "defined twice"),
+        ("src/x/_index.yaml:3:12", "src/_index.yaml:5:12 (rename"),
         ("src/x/_index.yaml:4:", "did you mean `resources`?"),
         ("src/x/_index.yaml:4:", "`allow` or `deny`"),
         ("src/y/_index.yaml:", "not valid YAML"),
@@ -55,6 +56,7 @@ fn each_mistake_is_named() {
         (entry("host: h, port: 1, via: app:n"), "leads back to itself"),
         (entry("host: h, port: 1, via: 'no:such'"), "not in the registry"),
         (entry("host: '${HOST}', port: 1"), "unknown placeholder"),
+        (entry("host: h, port: 1, via: '${env:PW}'"), "names ${env:PW}, which is not"),
         ("  - {name: direct, kind: network.i2p}\n".into(), "a meaning of its own"),
         ("  - {name: 'a b', kind: network.i2p}\n".into(), "is not a name"),
         ("  - {kind: network.i2p}\n".into(), "needs the field `name`"),
@@ -88,6 +90,7 @@ fn each_mistake_of_a_file_is_named() {
         ("namespace: app\nentries: {a: b}\n", "`entries` is a mapping"),
         ("hello\n", "a registry file is a text"),
         ("namespace: app\nentries:\n\t- name: x\n", "indent with spaces"),
+        ("namespace: app\nentries: [\n", "not valid YAML: unclosed bracket"),
         ("namespace: app\nentries: *x\n", "not valid YAML"),
     ] {
         let world = World::new();
@@ -124,6 +127,20 @@ fn a_finding_has_the_compilers_look() {
     );
     assert_eq!(text, expected);
     assert!(report::errors(&findings, true).contains('\u{1b}'));
+}
+
+#[test]
+fn the_place_is_that_of_the_file_where_the_excerpt_is_masked_and_escaped() {
+    let world = World::new();
+    world.entries("  - {name: n, kind: network.socks5, password: hunter2, host: \"\u{202e}\", username: u, port: x}\n");
+    let LoadError(findings) = world.load().unwrap_err();
+    let port = findings.errors.iter().find(|e| e.message.contains("`port`")).unwrap();
+    assert_eq!(port.place, Some((4, 86)));
+    let text = port.render(false);
+    let lines: Vec<&str> = text.lines().collect();
+    let column = |line: &str, c| line.chars().position(|found| found == c);
+    assert!(text.contains("_index.yaml:4:86") && text.contains("\\u{202e}"), "{text}");
+    assert_eq!(column(lines[4], '^'), column(lines[3], 'x').filter(|_| !lines[3].contains("hunter2")), "{text}");
 }
 
 #[test]
