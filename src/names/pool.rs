@@ -261,6 +261,14 @@ mod tests {
     }
 
     #[test]
+    fn the_way_from_an_address_to_its_name_waits_for_nobody() {
+        let pool = Pool::new(5);
+        let pair = pool.assign(&name("one.example")).unwrap();
+        let _held = pool.index.lock().unwrap();
+        assert_eq!(pool.name(pair.v4.into()), Some(&name("one.example")));
+    }
+
+    #[test]
     fn workers_that_ask_at_once_agree() {
         let pool = Pool::new(99);
         let answers: Vec<Vec<Pair>> = std::thread::scope(|scope| {
