@@ -133,7 +133,8 @@ pub enum WardenToInit {
 /// warden -> relay, on the channel of the whole process; each worker has another one.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum WardenToRelay {
-    /// Build the workers. Descriptors: for each worker its TUN queue and its channel to the warden.
+    /// Build the workers. Descriptors: a memory file with the text of the host's hosts file (it may be larger than a message),
+    /// then for each worker its TUN queue and its channel to the warden.
     Begin(Box<RelaySetup>),
 }
 
@@ -159,8 +160,6 @@ pub struct RelaySetup {
 pub struct HostView {
     /// The host's name, which no jail learns.
     pub name: String,
-    /// The text of the hosts file.
-    pub hosts: String,
     /// Where questions are forwarded to, in order.
     pub resolvers: Vec<std::net::SocketAddr>,
 }

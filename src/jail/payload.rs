@@ -16,7 +16,7 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, setsid};
+use nix::unistd::{AccessFlags, Gid, Uid, access, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, setsid};
 use serde::{Deserialize, Serialize};
 
 use super::{core_dumps, namespaces};
@@ -348,7 +348,9 @@ fn run_program(command: &Command) -> StageError {
         let Ok(path) = CString::new(path) else { continue };
         match execute(&path, command) {
             Errno::ENOENT | Errno::ENOTDIR => {}
-            Errno::EACCES => worst = Errno::EACCES,
+            // A folder that may not be searched holds nothing; a file that may not be executed is worth telling.
+            Errno::EACCES if access(path.as_c_str(), AccessFlags::F_OK).is_ok() => worst = Errno::EACCES,
+            Errno::EACCES => {}
             other => return failed(other),
         }
     }
@@ -383,7 +385,7 @@ pub fn find_program(program: &CStr, directory: &Path, environment: &[CString]) -
     search_path(environment)
         .split(|&b| b == b':')
         .map(|folder| directory.join(std::ffi::OsStr::from_bytes(folder)).join(path))
-        .find(|file| nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok())
+        .find(|file| access(file, AccessFlags::X_OK).is_ok())
 }
 
 /// Reads what the other end of the error pipe said: `None` means that `exec` closed it.

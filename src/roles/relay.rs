@@ -8,6 +8,8 @@
 
 mod resolver;
 
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -53,8 +55,12 @@ fn begin(setup: &RelaySetup, descriptors: Vec<OwnedFd>) -> Result<(), Refusal> {
     let pool = Arc::new(Pool::new(getrandom::u32().map_err(|e| prepared(&e))?));
     let mut setups = Vec::new();
     let mut descriptors = descriptors.into_iter();
+    let mut hosts = Vec::new();
+    if let Some(file) = descriptors.next() {
+        File::from(file).read_to_end(&mut hosts).map_err(|e| failed("read the host's names", &e))?;
+    }
     while let (Some(queue), Some(channel)) = (descriptors.next(), descriptors.next()) {
-        setups.push(worker_setup(setup, &jail, &pool, queue, channel).map_err(|e| prepared(&e))?);
+        setups.push(worker_setup(setup, &hosts, &jail, &pool, queue, channel).map_err(|e| prepared(&e))?);
     }
     if !direct {
         cages::empty_network().map_err(|e| failed("enter an empty network namespace", &e))?;
@@ -93,6 +99,7 @@ fn begin(setup: &RelaySetup, descriptors: Vec<OwnedFd>) -> Result<(), Refusal> {
 
 fn worker_setup(
     setup: &RelaySetup,
+    hosts: &[u8],
     jail: &Credentials,
     pool: &Arc<Pool>,
     queue: OwnedFd,
@@ -101,7 +108,7 @@ fn worker_setup(
     let direct = matches!(setup.network.kind, Kind::Direct);
     let own = HostName::parse(&setup.hostname)?;
     let names = if direct {
-        let table = HostsTable::parse(setup.host.hosts.as_bytes(), &setup.host.name);
+        let table = HostsTable::parse(hosts, &setup.host.name);
         Resolver::Host(HostNames::new(table, own, setup.table.host.clone(), setup.table.allow_lan))
     } else {
         // A SOCKS5 proxy may be Tor's or I2P's: it carries what it can, and says so where it can not.

@@ -277,8 +277,9 @@ impl Warden {
             theirs.push(end as Channel<ToWarden, FromWarden>);
         }
         let setup: RelaySetup = self.chosen.relay_setup(queues.len());
-        let descriptors: Vec<BorrowedFd<'_>> =
-            queues.iter().zip(&theirs).flat_map(|(queue, end)| [queue.as_fd(), end.as_fd()]).collect();
+        let hosts = self.chosen.hosts_file().map_err(|e| own("can not pass the hosts file on")(&e))?;
+        let mut descriptors = vec![hosts.as_fd()];
+        descriptors.extend(queues.iter().zip(&theirs).flat_map(|(queue, end)| [queue.as_fd(), end.as_fd()]));
         self.relay
             .channel
             .send_with(&WardenToRelay::Begin(Box::new(setup)), &descriptors)

@@ -1,9 +1,13 @@
 //! Before there is a jail: the registry is loaded, believed or not, and the network chosen.
 
 use std::fmt::Display;
-use std::io::{IsTerminal, stderr, stdin};
+use std::fs::File;
+use std::io::{IsTerminal, Seek, Write, stderr, stdin};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::host;
 use crate::control::channel::Channel;
@@ -171,6 +175,16 @@ impl Chosen {
         }
     }
 
+    /// The text of the host's hosts file in memory; empty on networks that do not answer with real addresses.
+    pub fn hosts_file(&self) -> std::io::Result<OwnedFd> {
+        let mut file = File::from(memfd_create("netjail-hosts", MFdFlags::MFD_CLOEXEC)?);
+        if self.is_direct() {
+            file.write_all(host::read_text("/etc/hosts").as_bytes())?;
+            file.rewind()?;
+        }
+        Ok(file.into())
+    }
+
     /// This generation's rules.
     pub fn table(&self) -> Table {
         Table {
@@ -195,7 +209,6 @@ impl Chosen {
         self.addresses = overlay::direct::host_addresses().unwrap_or_default();
         self.host = HostView {
             name: nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-            hosts: host::read_text("/etc/hosts"),
             resolvers: resolvers.into_iter().map(|ip| SocketAddr::new(ip, 53)).collect(),
         };
     }
