@@ -5,5 +5,6 @@
 pub mod control;
 pub mod flow;
 pub mod jail;
+pub mod mediate;
 pub mod policy;
 pub mod registry;

@@ -1,4 +1,3 @@
-
 use super::super::assembler::NATIVE_ARCH;
 use super::super::assembler::tests::assert_program_is_table;
 use super::*;
