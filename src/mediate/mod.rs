@@ -74,7 +74,9 @@ pub enum MediateError {
         why: io::Error,
     },
     /// Workers died faster than they could be of use.
-    #[error("the jail has blocked its mediator {0} times; its connects are refused from now on")]
+    #[error(
+        "{0} workers of the mediator died at once, one after the other; the jail's connects are refused from now on"
+    )]
     Hopeless(u32),
 }
 

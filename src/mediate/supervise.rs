@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -23,8 +24,10 @@ use crate::control::channel::{self, Channel, ChannelError};
 use crate::jail::seccomp::install::{Scope, install};
 use crate::jail::seccomp::roles;
 
-/// After so many deaths the jail gets no more workers.
-const MAX_WORKERS: u32 = 1000;
+/// After so many workers in a row that died at once (the machine lacks something, or a jail has found a way) there is no other.
+const MAX_DEATHS: u32 = 5;
+/// What "at once" means.
+const AT_ONCE: Duration = Duration::from_millis(500);
 
 /// To the worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -84,6 +87,7 @@ struct Supervisor {
     commands: Vec<OwnedFd>,
     numbers: u32,
     deaths: u32,
+    born: Instant,
 }
 
 /// Runs the mediator until the warden closes the control channel. To be called by a process that holds nothing else, in
@@ -111,7 +115,15 @@ pub fn run(setup: Setup) -> Result<(), MediateError> {
     };
     nonblocking(setup.control.as_fd()).map_err(system("prepare its channel"))?;
     let worker = start_worker(&mut state, &[setup.control.as_raw_fd()]).map_err(system("start its worker"))?;
-    let supervisor = Supervisor { control: setup.control, state, worker, commands: Vec::new(), numbers: 0, deaths: 0 };
+    let supervisor = Supervisor {
+        control: setup.control,
+        state,
+        worker,
+        commands: Vec::new(),
+        numbers: 0,
+        deaths: 0,
+        born: Instant::now(),
+    };
     match supervisor.serve() {
         Ok(never) => match never {},
         Err(Stop::WardenGone(worker)) => {
@@ -273,8 +285,9 @@ impl Supervisor {
                 let _ = notify::answer(listener.fd.as_fd(), id, Answer::Error(libc::ECONNABORTED));
             }
         }
-        self.deaths += 1;
-        if self.deaths >= MAX_WORKERS {
+        self.deaths = if self.born.elapsed() < AT_ONCE { self.deaths + 1 } else { 0 };
+        self.born = Instant::now();
+        if self.deaths >= MAX_DEATHS {
             return Err(Stop::Error(MediateError::Hopeless(self.deaths)));
         }
         let mut own = vec![self.control.as_raw_fd(), self.worker.1.as_raw_fd()];

@@ -122,7 +122,21 @@ pub fn relay(direct: bool) -> Policy {
 /// belongs to the jail, gets a second one on top, in which it can neither send a signal nor make a process.
 pub fn mediator(worker: bool) -> Policy {
     let mut rows = vec![
-        allow(calls![SYS_read, SYS_write, SYS_recvmsg, SYS_sendmsg, SYS_recvfrom], "Messages, and /proc/TID/status."),
+        allow(calls![SYS_read, SYS_write, SYS_recvmsg, SYS_recvfrom], "Messages, and /proc/TID/status."),
+        Row {
+            calls: calls![SYS_sendmsg],
+            rule: permit(vec![vec![(Field::Low(2), Test::Masked(libc::MSG_FASTOPEN as u32, 0))]]),
+            why: "Messages.",
+        },
+        Row {
+            calls: calls![SYS_sendto],
+            rule: permit(vec![vec![
+                (Field::Low(3), Test::Masked(libc::MSG_FASTOPEN as u32, 0)),
+                (Field::Low(4), Test::Is(0)),
+                (Field::High(4), Test::Is(0)),
+            ]]),
+            why: "Messages.",
+        },
         allow(
             calls![
                 SYS_openat,
@@ -184,6 +198,7 @@ pub fn mediator(worker: bool) -> Policy {
     });
     if !worker {
         rows.push(allow(calls![SYS_wait4, SYS_kill], "The end of a worker that a jail has blocked."));
+        rows.push(allow(calls![SYS_seccomp], "The worker's own filter; a further filter can only take away."));
     }
     Policy { rows, otherwise: Verdict::Errno(EPERM), foreign: Verdict::Kill }
 }
