@@ -9,6 +9,7 @@ pub mod jail;
 pub mod log;
 pub mod names;
 pub mod overlay;
+pub mod mediate;
 pub mod policy;
 pub mod registry;
 pub mod roles;

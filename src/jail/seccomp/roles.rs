@@ -118,10 +118,25 @@ pub fn relay(direct: bool) -> Policy {
     Policy { rows, otherwise: Verdict::Errno(EPERM), foreign: Verdict::Kill }
 }
 
-/// The mediator's cage: look a path up, copy a descriptor and an address, connect, answer.
-pub fn mediator() -> Policy {
-    let rows = vec![
-        allow(calls![SYS_read, SYS_write, SYS_recvmsg, SYS_sendmsg, SYS_recvfrom], "Messages, and /proc/TID/status."),
+/// The mediator's cage: look a path up, copy a descriptor and an address, connect, answer. The `worker`, which touches what
+/// belongs to the jail, gets a second one on top, in which it can neither send a signal nor make a process.
+pub fn mediator(worker: bool) -> Policy {
+    let mut rows = vec![
+        allow(calls![SYS_read, SYS_write, SYS_recvmsg, SYS_recvfrom], "Messages, and /proc/TID/status."),
+        Row {
+            calls: calls![SYS_sendmsg],
+            rule: permit(vec![vec![(Field::Low(2), Test::Masked(libc::MSG_FASTOPEN as u32, 0))]]),
+            why: "Messages.",
+        },
+        Row {
+            calls: calls![SYS_sendto],
+            rule: permit(vec![vec![
+                (Field::Low(3), Test::Masked(libc::MSG_FASTOPEN as u32, 0)),
+                (Field::Low(4), Test::Is(0)),
+                (Field::High(4), Test::Is(0)),
+            ]]),
+            why: "Messages.",
+        },
         allow(
             calls![
                 SYS_openat,
@@ -141,7 +156,7 @@ pub fn mediator() -> Policy {
             calls![SYS_pidfd_open, SYS_pidfd_getfd, SYS_process_vm_readv],
             "The target's descriptor and the target's bytes, each once.",
         ),
-        allow(calls![SYS_connect, SYS_getsockopt, SYS_close, SYS_pidfd_send_signal], "The call itself."),
+        allow(calls![SYS_connect, SYS_getsockopt, SYS_close], "The call itself."),
         Row {
             calls: calls![SYS_socketpair],
             rule: permit(vec![vec![is(0, AF_UNIX as u32)]]),
@@ -169,26 +184,22 @@ pub fn mediator() -> Policy {
             why: "O_NONBLOCK round a connect.",
         },
         allow(event_calls(), "The loop."),
-        allow(
-            calls![
-                SYS_clone,
-                SYS_clone3,
-                SYS_wait4,
-                SYS_waitid,
-                SYS_setitimer,
-                SYS_kill,
-                SYS_tgkill,
-                SYS_getpid,
-                SYS_getppid
-            ],
-            "A thread for a look-up that may hang; the worker, its watchdog and its replacement.",
-        ),
+        allow(calls![SYS_setitimer], "The watchdog."),
+        deny(calls![SYS_clone3], ENOSYS, "Its flags are behind a pointer; libc falls back to clone."),
         allow(calls![SYS_prctl, SYS_prlimit64, SYS_rseq, SYS_sched_getaffinity], "The start of a thread or worker."),
-        #[cfg(target_arch = "x86_64")]
-        allow(calls![SYS_alarm, SYS_fork], "The same."),
         memory(),
         allow(runtime_calls(), "The runtime."),
     ];
+    let thread = vec![vec![(Field::Low(0), Test::AnyOf(libc::CLONE_THREAD as u32))]];
+    rows.push(Row {
+        calls: calls![SYS_clone],
+        rule: if worker { permit(thread) } else { Rule::always(Verdict::Allow) },
+        why: "The supervisor forks a worker; a worker starts threads, for look-ups that may hang.",
+    });
+    if !worker {
+        rows.push(allow(calls![SYS_wait4, SYS_kill], "The end of a worker that a jail has blocked."));
+        rows.push(allow(calls![SYS_seccomp], "The worker's own filter; a further filter can only take away."));
+    }
     Policy { rows, otherwise: Verdict::Errno(EPERM), foreign: Verdict::Kill }
 }
 

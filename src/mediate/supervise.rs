@@ -1,0 +1,299 @@
+//! The parent of the worker: hands it listeners, keeps what it learns, replaces it when a jail has blocked it.
+//!
+//! It never holds a descriptor that could block: listeners, `O_PATH` descriptors of inodes, and netjail's own channels.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+use serde::{Deserialize, Serialize};
+
+use super::bound::{Allowed, Bound};
+use super::flight::Flight;
+use super::messages::{acknowledge, receive_listener};
+use super::notify::{self, Answer};
+use super::target::network_of;
+use super::worker::Worker;
+use super::{FromMediator, MediateError, Setup, ToMediator};
+use crate::control::channel::{self, Channel, ChannelError};
+use crate::jail::seccomp::install::{Scope, install};
+use crate::jail::seccomp::roles;
+
+/// After so many workers in a row that died at once (the machine lacks something, or a jail has found a way) there is no other.
+const MAX_DEATHS: u32 = 5;
+/// What "at once" means.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
+/// To the worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Down {
+    /// Beside it: the listener of another command.
+    Listener {
+        /// Its number.
+        number: u32,
+        /// The jail's network.
+        network: u64,
+        /// Only a fatal signal interrupts its calls.
+        killable: bool,
+    },
+    /// Beside it: an inode that may be connected to.
+    Allow,
+}
+
+/// From the worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Up {
+    /// Beside it: an inode that was bound inside.
+    Bound {
+        /// The socket's network.
+        network: u64,
+    },
+    /// For the warden.
+    Event(FromMediator),
+}
+
+/// A filter's listener.
+#[derive(Debug)]
+pub(super) struct Listener {
+    /// From 1; never used twice.
+    pub number: u32,
+    /// The jail's network, as [`network_of`] numbers it.
+    pub network: u64,
+    /// Only a fatal signal interrupts its calls.
+    pub killable: bool,
+    /// What notifications arrive on.
+    pub fd: OwnedFd,
+}
+
+/// What outlives a worker.
+#[derive(Debug)]
+pub(super) struct State {
+    pub listeners: Vec<Listener>,
+    pub bound: Bound,
+    pub allowed: Allowed,
+    pub allow_datagrams: bool,
+    pub flight: Flight,
+}
+
+struct Supervisor {
+    control: Channel<FromMediator, ToMediator>,
+    state: State,
+    worker: (Pid, Channel<Down, Up>),
+    commands: Vec<OwnedFd>,
+    numbers: u32,
+    deaths: u32,
+    born: Instant,
+}
+
+/// Runs the mediator until the warden closes the control channel. To be called by a process that holds nothing else, in
+/// the host's namespaces, single-threaded; capabilities are dropped and the cage is put on in here.
+pub fn run(setup: Setup) -> Result<(), MediateError> {
+    let system = |what| move |errno: Errno| MediateError::System { what, why: errno.into() };
+    let allowed =
+        Allowed::open(&setup.allowed).map_err(|(path, errno)| MediateError::Allowed { path, why: errno.into() })?;
+    // Descriptors in flight are the jail's to multiply, not to run out of; a refusal leaves the limit as it is.
+    if let Ok((_, hard)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
+        let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, hard, hard);
+    }
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(system("tie its life to the warden's"))?;
+    roles::drop_capabilities().map_err(|e| MediateError::Cage(e.to_string()))?;
+    // With capabilities dropped the kernel has made the process undumpable or not by its own rules: it is settled here.
+    nix::sys::prctl::set_dumpable(false).map_err(system("become undumpable"))?;
+    install(&roles::mediator(false), Scope::Process, false).map_err(|e| MediateError::Cage(e.to_string()))?;
+    let flight = Flight::new().map_err(system("map its table"))?;
+    let mut state = State {
+        listeners: Vec::new(),
+        bound: Bound::default(),
+        allowed,
+        allow_datagrams: setup.allow_datagrams,
+        flight,
+    };
+    nonblocking(setup.control.as_fd()).map_err(system("prepare its channel"))?;
+    let worker = start_worker(&mut state, &[setup.control.as_raw_fd()]).map_err(system("start its worker"))?;
+    let supervisor = Supervisor {
+        control: setup.control,
+        state,
+        worker,
+        commands: Vec::new(),
+        numbers: 0,
+        deaths: 0,
+        born: Instant::now(),
+    };
+    match supervisor.serve() {
+        Ok(never) => match never {},
+        Err(Stop::WardenGone(worker)) => {
+            let _ = nix::sys::signal::kill(worker, Signal::SIGKILL);
+            Ok(())
+        }
+        Err(Stop::Error(error)) => Err(error),
+    }
+}
+
+enum Stop {
+    WardenGone(Pid),
+    Error(MediateError),
+}
+
+/// Forks a worker that begins with all that is known.
+///
+/// `not_for_it` are descriptors that only the supervisor may have: its word to the warden is its own.
+fn start_worker(state: &mut State, not_for_it: &[RawFd]) -> Result<(Pid, Channel<Down, Up>), Errno> {
+    let (ours, theirs) = channel::pair::<Down, Up>().map_err(|_| Errno::EMFILE)?;
+    nonblocking(ours.as_fd())?;
+    // SAFETY: this process has a single thread.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok((child, ours)),
+        ForkResult::Child => {
+            drop(ours);
+            for &fd in not_for_it {
+                let _ = nix::unistd::close(fd);
+            }
+            let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+            let taken = State {
+                listeners: std::mem::take(&mut state.listeners),
+                bound: std::mem::take(&mut state.bound),
+                allowed: std::mem::take(&mut state.allowed),
+                allow_datagrams: state.allow_datagrams,
+                flight: state.flight,
+            };
+            let caged = install(&roles::mediator(true), Scope::Process, false).is_ok();
+            let ran = caged && Worker::new(taken, theirs).and_then(Worker::run).is_ok();
+            // SAFETY: ends this process without running what the parent registered.
+            unsafe { libc::_exit(i32::from(!ran)) }
+        }
+    }
+}
+
+/// The supervisor waits for nobody: what a full channel does not take is lost, or its reader is.
+fn nonblocking(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map(drop)
+}
+
+impl Supervisor {
+    fn serve(mut self) -> Result<Infallible, Stop> {
+        loop {
+            let mut waiting = vec![
+                PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.worker.1.as_fd(), PollFlags::POLLIN),
+            ];
+            waiting.extend(self.commands.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+            // No event but the hang-up, which comes when the last process of that filter is gone.
+            waiting.extend(self.state.listeners.iter().map(|l| PollFd::new(l.fd.as_fd(), PollFlags::empty())));
+            match poll(&mut waiting, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(self.failed("wait", errno)),
+            }
+            let ready: Vec<PollFlags> = waiting.iter().map(|w| w.revents().unwrap_or(PollFlags::empty())).collect();
+            let (commands, listeners) = ready[2..].split_at(self.commands.len());
+            let (commands, listeners) = (commands.to_vec(), listeners.to_vec());
+            if !ready[1].is_empty() {
+                self.hear_worker()?;
+            }
+            let mut at = 0;
+            self.state.listeners.retain(|_| {
+                at += 1;
+                !listeners[at - 1].contains(PollFlags::POLLHUP)
+            });
+            let mut pending = std::mem::take(&mut self.commands);
+            for (index, channel) in pending.drain(..).enumerate() {
+                if commands[index].is_empty() {
+                    self.commands.push(channel);
+                } else {
+                    self.take_listener(&channel)?;
+                }
+            }
+            if !ready[0].is_empty() {
+                self.hear_warden()?;
+            }
+        }
+    }
+
+    fn failed(&self, what: &'static str, errno: Errno) -> Stop {
+        Stop::Error(MediateError::System { what, why: errno.into() })
+    }
+
+    fn hear_warden(&mut self) -> Result<(), Stop> {
+        match self.control.receive() {
+            Ok((ToMediator::Command, descriptors)) => self.commands.extend(descriptors.into_iter().take(1)),
+            Ok((ToMediator::AllowInode, descriptors)) => {
+                for fd in descriptors {
+                    let sent = self.worker.1.send_with(&Down::Allow, &[fd.as_fd()]);
+                    let _ = self.state.allowed.add(fd); // What can not be looked at can not be allowed.
+                    self.sent(sent)?;
+                }
+            }
+            Err(ChannelError::WouldBlock) => {}
+            Err(_) => return Err(Stop::WardenGone(self.worker.0)),
+        }
+        Ok(())
+    }
+
+    /// The payload side says its listener, or has gone.
+    fn take_listener(&mut self, channel: &OwnedFd) -> Result<(), Stop> {
+        let Ok((fd, witness, killable)) = receive_listener(channel.as_fd()) else { return Ok(()) };
+        let Ok(network) = network_of(witness.as_fd()) else { return Ok(()) };
+        notify::sync_wake_up(fd.as_fd());
+        self.numbers += 1;
+        let number = self.numbers;
+        let sent = self.worker.1.send_with(&Down::Listener { number, network, killable }, &[fd.as_fd()]);
+        self.state.listeners.push(Listener { number, network, killable, fd });
+        self.sent(sent)?;
+        let _ = acknowledge(channel.as_fd()); // A payload side that has died needs no answer.
+        Ok(())
+    }
+
+    /// A worker that can not be told is one that must go; the next one begins with everything.
+    fn sent(&mut self, sent: Result<(), ChannelError>) -> Result<(), Stop> {
+        if sent.is_ok() { Ok(()) } else { self.replace() }
+    }
+
+    fn hear_worker(&mut self) -> Result<(), Stop> {
+        match self.worker.1.receive() {
+            Ok((Up::Bound { network }, descriptors)) => {
+                for fd in descriptors {
+                    let _ = self.state.bound.hold(network, fd); // The worker has said it already, if there is no room.
+                }
+                Ok(())
+            }
+            Ok((Up::Event(event), _)) => {
+                self.tell(&event);
+                Ok(())
+            }
+            Err(ChannelError::WouldBlock) => Ok(()),
+            Err(_) => self.replace(),
+        }
+    }
+
+    /// The warden has better things to do than to read every event of a busy jail: what does not fit is lost.
+    fn tell(&self, event: &FromMediator) {
+        let _ = self.control.send(event);
+    }
+
+    fn replace(&mut self) -> Result<(), Stop> {
+        let _ = nix::sys::signal::kill(self.worker.0, Signal::SIGKILL);
+        while let Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) = waitpid(self.worker.0, None::<WaitPidFlag>) {}
+        for (number, id) in self.state.flight.drain() {
+            if let Some(listener) = self.state.listeners.iter().find(|l| l.number == number) {
+                // ENOENT: the caller has gone meanwhile.
+                let _ = notify::answer(listener.fd.as_fd(), id, Answer::Error(libc::ECONNABORTED));
+            }
+        }
+        self.deaths = if self.born.elapsed() < AT_ONCE { self.deaths + 1 } else { 0 };
+        self.born = Instant::now();
+        if self.deaths >= MAX_DEATHS {
+            return Err(Stop::Error(MediateError::Hopeless(self.deaths)));
+        }
+        let mut own = vec![self.control.as_raw_fd(), self.worker.1.as_raw_fd()];
+        own.extend(self.commands.iter().map(AsRawFd::as_raw_fd));
+        self.worker = start_worker(&mut self.state, &own).map_err(|errno| self.failed("start its worker", errno))?;
+        self.tell(&FromMediator::Replaced);
+        Ok(())
+    }
+}

@@ -1,0 +1,141 @@
+//! A jail that turns on its mediator, and a mediator that dies.
+
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::jail::*;
+use super::waits::Full;
+use crate::mediate::FromMediator;
+use crate::mediate::flight::MAX_PENDING;
+
+#[test]
+fn a_dead_mediator_is_a_refusal() {
+    let outer = folder();
+    let (ready, dead) = (outer.path().join("ready"), outer.path().join("dead"));
+    let jail = Jail::new();
+    let child = jail.start(|| {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = server.local_addr().unwrap();
+        same!(errno(TcpStream::connect(to)), 0);
+        std::fs::write(&ready, "").unwrap();
+        check!(eventually(|| dead.exists()));
+        check!(eventually(|| errno(TcpStream::connect(to)) == libc::ENOSYS));
+        Ok(())
+    });
+    assert!(eventually(|| ready.exists()));
+    nix::sys::signal::kill(jail.mediator, nix::sys::signal::Signal::SIGKILL).unwrap();
+    std::fs::write(&dead, "").unwrap();
+    child.good();
+}
+
+#[test]
+fn the_mediator_ends_with_the_warden() {
+    let mut jail = Jail::new();
+    jail.run(|| Ok(()));
+    let (other, _) = crate::control::channel::pair().unwrap();
+    jail.warden = other;
+    let status = nix::sys::wait::waitpid(jail.mediator, None).unwrap();
+    assert_eq!(status, nix::sys::wait::WaitStatus::Exited(jail.mediator, 0));
+    // Nothing is left to be ended by the fixture.
+    std::mem::forget(jail);
+}
+
+/// Stops the worker, as a jail that has blocked it for ever would, in the middle of a call.
+#[test]
+fn a_blocked_worker_is_replaced_and_remembers_what_was_bound() {
+    let outer = folder();
+    let path = outer.path().join("s");
+    let jail = Jail::new();
+    let child = jail.start(|| {
+        let _server = UnixListener::bind(&path).unwrap();
+        same!(reach(&path), 0);
+        let full = Full::tcp();
+        let stop = AtomicBool::new(false);
+        let aborted = AtomicU32::new(0);
+        let fd = full.socket();
+        std::thread::scope(|scope| {
+            // One thread keeps taking O_NONBLOCK away from a socket that another one connects: sooner or later the worker's
+            // own connect blocks.
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    // SAFETY: no memory is passed.
+                    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, 0) };
+                }
+            });
+            let end = Instant::now() + Duration::from_secs(60);
+            while Instant::now() < end && aborted.load(Ordering::Relaxed) == 0 {
+                let timeout = libc::timeval { tv_sec: 20, tv_usec: 0 };
+                // SAFETY: a live option of the right size.
+                unsafe {
+                    libc::setsockopt(
+                        fd.as_raw_fd(),
+                        libc::SOL_SOCKET,
+                        libc::SO_SNDTIMEO,
+                        (&raw const timeout).cast(),
+                        16,
+                    )
+                };
+                if full.connect(&fd) == libc::ECONNABORTED {
+                    aborted.store(1, Ordering::Relaxed);
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        check!(aborted.load(Ordering::Relaxed) == 1);
+        same!(reach(&path), 0);
+        same!(errno(TcpStream::connect(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())), 0);
+        Ok(())
+    });
+    child.good();
+    assert_eq!(jail.event(), Some(FromMediator::Replaced));
+}
+
+#[test]
+fn a_flood_of_waiting_connects_is_refused_at_a_limit_and_forgotten_with_its_threads() {
+    let outer = folder();
+    let jail = Jail::new();
+    jail.run(|| {
+        let full = Full::unix(&outer.path().join("full"));
+        let flood = spawn(|| {
+            let refused = AtomicU32::new(0);
+            let over = AtomicBool::new(false);
+            let threads = MAX_PENDING + 50;
+            std::thread::scope(|scope| {
+                for _ in 0..threads {
+                    let one = || {
+                        if full.connect(&full.socket()) == libc::ENOBUFS {
+                            refused.fetch_add(1, Ordering::SeqCst);
+                        }
+                    };
+                    std::thread::Builder::new().stack_size(64 * 1024).spawn_scoped(scope, one).unwrap();
+                }
+                over.store(eventually(|| refused.load(Ordering::SeqCst) == 50), Ordering::SeqCst);
+                // The rest waits for ever: this process ends with them.
+                // SAFETY: ends this process.
+                unsafe { libc::_exit(i32::from(!over.load(Ordering::SeqCst))) }
+            })
+        });
+        flood.good();
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = server.local_addr().unwrap();
+        check!(eventually(|| errno(TcpStream::connect(to)) == 0));
+        Ok(())
+    });
+}
+
+#[test]
+fn the_mediators_processes_are_out_of_reach() {
+    let jail = Jail::new();
+    jail.run(|| Ok(()));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", jail.mediator)).unwrap();
+    let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap().trim().to_string();
+    assert_eq!(field("CapEff:"), "0000000000000000");
+    assert_eq!(field("CapPrm:"), "0000000000000000");
+    assert_eq!(field("NoNewPrivs:"), "1");
+    assert_eq!(field("Seccomp:"), "2");
+    let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(format!("/proc/{}/fd", jail.mediator)).unwrap());
+    assert_eq!(owner, 0, "an undumpable process belongs to root");
+}

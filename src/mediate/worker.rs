@@ -1,0 +1,561 @@
+//! The disposable half of the mediator: one loop that receives notifications, executes and answers.
+//!
+//! A notification that can be answered at once is; everything that must wait is a [`Pending`] in a table of
+//! [`MAX_PENDING`] slots and costs no thread: a connect that is under way waits for its socket in the same epoll, a full unix
+//! backlog for a timer, a slow path for one of [`LOOKUPS`] threads.
+//!
+//! # Signals
+//! With `WAIT_KILLABLE_RECV` only a fatal signal interrupts the caller, so that an answer is never lost. That a *caught* signal
+//! must interrupt a blocking connect is seen by looking at /proc/TID/status every [`TICK`] for calls that
+//! wait, at most [`LOOKS`] a tick; the answer is then the kernel's own ERESTARTSYS, from which it makes a restart or
+//! EINTR as the handler's flags say (with SO_SNDTIMEO always EINTR: signal(7)).
+//!
+//! # Watchdog
+//! Outside of epoll an alarm runs. Its signal has the default action: a worker that a jail has blocked ends itself.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel as results};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::address::Address;
+use super::attempt::{Attempt, Progress};
+use super::bound::{self, inspect};
+use super::flight::MAX_PENDING;
+use super::lookup::{self, Effort, Walk};
+use super::messages::FromMediator;
+use super::notify::{self, Answer, ERESTARTSYS, Notification};
+use super::supervise::{Down, Listener, State, Up};
+use super::target::{self, Descriptors};
+use crate::control::channel::{Channel, ChannelError};
+use crate::jail::seccomp::assembler::{NATIVE_ARCH, X32_BIT};
+
+/// How long one round of the loop may take before the watchdog ends the worker.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+/// How often waiting calls are looked at.
+pub const TICK: Duration = Duration::from_millis(20);
+/// How many of them in one tick: 1,000 looks a second.
+const LOOKS: usize = 20;
+/// How soon a full backlog is tried again, at first.
+const RETRY: Duration = Duration::from_millis(2);
+/// Threads for look-ups that may hang.
+pub const LOOKUPS: usize = 4;
+/// How long such a look-up may take.
+pub const LOOKUP_TIME: Duration = Duration::from_secs(5);
+/// How many wait for a thread.
+const LOOKUP_QUEUE: usize = 64;
+/// Paths whose refusal has been said.
+const SAID: usize = 1024;
+/// Answers that could not be delivered (kernels before 5.19).
+const UNDELIVERED: usize = 256;
+
+const CHANNEL: u64 = u64::MAX;
+const LOOKED_UP: u64 = u64::MAX - 1;
+/// Listener numbers are below this, slots above.
+const SLOTS: u64 = 1 << 32;
+
+/// A call that waits.
+#[derive(Debug)]
+struct Pending {
+    call: Call,
+    wait: Wait,
+    deadline: Option<Instant>,
+    polled: bool,
+}
+
+#[derive(Debug)]
+enum Wait {
+    Connect { attempt: Attempt, tries: u32 },
+    LookUp { socket: OwnedFd, path: Vec<u8> },
+}
+
+/// Where an answer belongs.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    listener: u32,
+    id: u64,
+    tid: i32,
+    network: u64,
+    slot: usize,
+    /// No signal but a fatal one can take the answer away.
+    killable: bool,
+    /// Of the caller's socket and address where one can, to find such an answer again.
+    key: (u64, u64),
+}
+
+type Found = (usize, u64, Result<OwnedFd, Errno>);
+
+/// The worker.
+pub(super) struct Worker {
+    state: State,
+    supervisor: Channel<Up, Down>,
+    epoll: Epoll,
+    descriptors: Descriptors,
+    slots: Vec<Option<Pending>>,
+    free: Vec<usize>,
+    waiting: usize,
+    looked_at: usize,
+    lookups: (Sender<Found>, Receiver<Found>, Arc<EventFd>),
+    busy: usize,
+    queue: VecDeque<(Call, Walk)>,
+    said: HashSet<Vec<u8>>,
+    once: [bool; 3],
+    undelivered: HashMap<(i32, u64, u64), Answer>,
+    next_tick: Instant,
+}
+
+/// What comes of a notification.
+enum Outcome {
+    Answer(Answer),
+    Wait(Wait),
+    /// Nobody waits for an answer any more.
+    Gone,
+}
+
+impl From<Errno> for Outcome {
+    fn from(errno: Errno) -> Self {
+        Self::Answer(Answer::Error(errno as i32))
+    }
+}
+
+impl Worker {
+    pub(super) fn new(state: State, supervisor: Channel<Up, Down>) -> Result<Self, Errno> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let woken = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        epoll.add(&supervisor, EpollEvent::new(EpollFlags::EPOLLIN, CHANNEL))?;
+        epoll.add(woken.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, LOOKED_UP))?;
+        for listener in &state.listeners {
+            epoll.add(&listener.fd, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(listener.number)))?;
+        }
+        let (sender, receiver) = results();
+        Ok(Self {
+            state,
+            supervisor,
+            epoll,
+            descriptors: Descriptors::default(),
+            slots: (0..MAX_PENDING).map(|_| None).collect(),
+            free: (0..MAX_PENDING).rev().collect(),
+            waiting: 0,
+            looked_at: 0,
+            lookups: (sender, receiver, woken),
+            busy: 0,
+            queue: VecDeque::new(),
+            said: HashSet::new(),
+            once: [false; 3],
+            undelivered: HashMap::new(),
+            next_tick: Instant::now(),
+        })
+    }
+
+    /// Until the supervisor closes its channel.
+    pub(super) fn run(mut self) -> Result<(), Errno> {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            watchdog(None);
+            let ready = match self.epoll.wait(&mut events, self.patience()) {
+                Ok(n) => n,
+                Err(Errno::EINTR) => 0,
+                Err(errno) => return Err(errno),
+            };
+            watchdog(Some(PATIENCE));
+            for event in &events[..ready] {
+                match event.data() {
+                    CHANNEL => {
+                        if !self.hear()? {
+                            return Ok(());
+                        }
+                    }
+                    LOOKED_UP => self.looked_up(),
+                    slot if slot >= SLOTS => self.proceed((slot - SLOTS) as usize),
+                    number => self.notified(number as u32, event.events())?,
+                }
+            }
+            if self.waiting > 0 && Instant::now() >= self.next_tick {
+                self.tick()?;
+            }
+        }
+    }
+
+    fn patience(&self) -> EpollTimeout {
+        if self.waiting == 0 {
+            return EpollTimeout::NONE;
+        }
+        let left = self.next_tick.saturating_duration_since(Instant::now());
+        EpollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(EpollTimeout::ZERO)
+    }
+
+    /// A message of the supervisor's; false when it has gone.
+    fn hear(&mut self) -> Result<bool, Errno> {
+        match self.supervisor.receive() {
+            Ok((Down::Listener { number, network, killable }, descriptors)) => {
+                for fd in descriptors.into_iter().take(1) {
+                    self.epoll.add(&fd, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(number)))?;
+                    self.state.listeners.push(Listener { number, network, killable, fd });
+                }
+            }
+            Ok((Down::Allow, descriptors)) => {
+                for fd in descriptors {
+                    let _ = self.state.allowed.add(fd); // What can not be looked at can not be allowed.
+                }
+            }
+            Err(ChannelError::WouldBlock) => {}
+            Err(_) => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn notified(&mut self, number: u32, events: EpollFlags) -> Result<(), Errno> {
+        let Some(at) = self.state.listeners.iter().position(|l| l.number == number) else { return Ok(()) };
+        if !events.contains(EpollFlags::EPOLLIN) {
+            // The last process of this filter is gone.
+            let listener = self.state.listeners.swap_remove(at);
+            return self.epoll.delete(&listener.fd);
+        }
+        let listener = &self.state.listeners[at];
+        let network = listener.network;
+        // ENOENT: the caller was killed between the two calls.
+        let Ok(notification) = notify::receive(listener.fd.as_fd()) else { return Ok(()) };
+        let mut call = Call {
+            listener: number,
+            id: notification.id,
+            tid: notification.tid,
+            network,
+            slot: usize::MAX,
+            killable: listener.killable,
+            key: (0, 0),
+        };
+        let Some(slot) = self.free.pop() else {
+            self.answer(&call, Answer::Error(libc::ENOBUFS));
+            return Ok(());
+        };
+        call.slot = slot;
+        self.state.flight.begin(slot, number, notification.id);
+        let outcome = self.decide(&notification, &mut call);
+        self.settle(call, outcome);
+        Ok(())
+    }
+
+    fn settle(&mut self, call: Call, outcome: Outcome) {
+        match outcome {
+            Outcome::Answer(answer) => self.finish(&call, answer),
+            Outcome::Gone => self.release(&call),
+            Outcome::Wait(wait) => {
+                let soon = match &wait {
+                    Wait::Connect { attempt, .. } if attempt.is_unix() => RETRY,
+                    _ => TICK,
+                };
+                if self.waiting == 0 {
+                    self.next_tick = Instant::now() + soon;
+                }
+                let timeout = match &wait {
+                    Wait::Connect { attempt, .. } => target::send_timeout(attempt.socket()),
+                    Wait::LookUp { .. } => Some(LOOKUP_TIME),
+                };
+                self.slots[call.slot] =
+                    Some(Pending { call, wait, deadline: timeout.map(|t| Instant::now() + t), polled: false });
+                self.waiting += 1;
+                self.arm(call.slot);
+                self.next_tick = self.next_tick.min(Instant::now() + soon);
+            }
+        }
+    }
+
+    /// Lets epoll tell when a connect that is under way is over.
+    fn arm(&mut self, slot: usize) {
+        let Some(pending) = &mut self.slots[slot] else { return };
+        let Wait::Connect { attempt, .. } = &pending.wait else { return };
+        if attempt.is_unix() || pending.polled {
+            return;
+        }
+        // Edge-triggered: another thread's connect that is joined reports once as well. ENOSPC leaves it to the ticks.
+        let flags = EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+        pending.polled = self.epoll.add(attempt.socket(), EpollEvent::new(flags, SLOTS + slot as u64)).is_ok();
+    }
+
+    fn finish(&mut self, call: &Call, answer: Answer) {
+        if !self.answer(call, answer) && call.key != (0, 0) && self.undelivered.len() < UNDELIVERED {
+            self.undelivered.insert((call.tid, call.key.0, call.key.1), answer);
+        }
+        self.release(call);
+    }
+
+    /// False when the caller no longer waits.
+    fn answer(&self, call: &Call, answer: Answer) -> bool {
+        let listener = self.state.listeners.iter().find(|l| l.number == call.listener);
+        listener.is_some_and(|l| notify::answer(l.fd.as_fd(), call.id, answer).is_ok())
+    }
+
+    fn release(&mut self, call: &Call) {
+        self.state.flight.end(call.slot);
+        if let Some(pending) = self.slots[call.slot].take() {
+            self.waiting -= 1;
+            if let (true, Wait::Connect { attempt, .. }) = (pending.polled, &pending.wait) {
+                // The caller's own descriptor keeps the open file, and so its place in the epoll, alive.
+                let _ = self.epoll.delete(attempt.socket());
+            }
+        }
+        self.free.push(call.slot);
+    }
+
+    fn say(&mut self, event: FromMediator) {
+        let _ = self.supervisor.send(&Up::Event(event)); // Its end shows in the loop.
+    }
+
+    fn say_once(&mut self, which: usize, event: FromMediator) {
+        if !std::mem::replace(&mut self.once[which], true) {
+            self.say(event);
+        }
+    }
+
+    fn decide(&mut self, notification: &Notification, call: &mut Call) -> Outcome {
+        let foreign = notification.arch != NATIVE_ARCH || notification.number as u32 >= X32_BIT;
+        if foreign {
+            self.say_once(0, FromMediator::ForeignArchitecture { pid: notification.tid });
+            return Errno::ENOSYS.into();
+        }
+        let outcome = match i64::from(notification.number) {
+            libc::SYS_connect => self.connect(notification, call),
+            libc::SYS_listen => {
+                self.listen(notification, call);
+                return Outcome::Answer(Answer::Continue);
+            }
+            _ => Err(Errno::ENOSYS),
+        };
+        outcome.unwrap_or_else(Outcome::from)
+    }
+
+    /// Notes the inode to which a socket of the jail is bound. It permits and refuses nothing: whatever the caller's
+    /// memory or descriptors are by the time that the kernel goes on, what was noted was bound inside.
+    fn listen(&mut self, notification: &Notification, call: &Call) {
+        let Ok(socket) = self.descriptors.copy(notification.tid, notification.arguments[0] as i32) else { return };
+        if target::network_of(socket.as_fd()) != Ok(call.network) {
+            return;
+        }
+        let Ok(inode) = bound::inode_of(socket.as_fd()) else { return };
+        let Ok(copy) = inode.try_clone() else { return };
+        match self.state.bound.hold(call.network, inode) {
+            Ok(true) => {
+                let _ = self.supervisor.send_with(&Up::Bound { network: call.network }, &[copy.as_fd()]);
+            }
+            Ok(false) => self.say_once(1, FromMediator::TooManyBound),
+            Err(_) => {}
+        }
+    }
+
+    fn connect(&mut self, notification: &Notification, call: &mut Call) -> Result<Outcome, Errno> {
+        let [number, address, length, ..] = notification.arguments;
+        let socket = match self.descriptors.copy(notification.tid, number as i32) {
+            Err(Errno::EPERM | Errno::EACCES) => return self.unreadable(call),
+            Err(Errno::EMFILE | Errno::ENFILE) => return Err(Errno::ENOBUFS),
+            other => other?,
+        };
+        let bytes = match target::read_memory(notification.tid, address, length as u32 as usize) {
+            Err(Errno::EPERM | Errno::EACCES) => return self.unreadable(call),
+            other => other?,
+        };
+        let listener = self.state.listeners.iter().find(|l| l.number == call.listener);
+        if !listener.is_some_and(|l| notify::alive(l.fd.as_fd(), call.id)) {
+            return Ok(Outcome::Gone);
+        }
+        let family = target::socket_option(socket.as_fd(), libc::SO_DOMAIN)?;
+        if target::network_of(socket.as_fd())? != call.network {
+            return Err(Errno::EACCES);
+        }
+        let attempt = match (family, Address::read(&bytes)) {
+            (libc::AF_INET | libc::AF_INET6, _) => Attempt::with_address(socket, bytes, false)?,
+            (libc::AF_UNIX, Address::Path(path)) => return self.by_path(call, socket, path),
+            (libc::AF_UNIX, _) => Attempt::with_address(socket, bytes, true)?,
+            // Connected to the kernel is what a netlink socket is from the start. See the module's theory.
+            (libc::AF_NETLINK, Address::Netlink { port: 0, groups: 0 }) => return Ok(Outcome::Answer(Answer::Zero)),
+            (libc::AF_NETLINK, Address::Netlink { .. }) => return Err(Errno::EPERM),
+            (libc::AF_NETLINK, _) => return Err(Errno::EINVAL),
+            _ => return Err(Errno::EACCES),
+        };
+        Ok(self.execute(call, attempt))
+    }
+
+    fn unreadable(&mut self, call: &Call) -> Result<Outcome, Errno> {
+        self.say_once(2, FromMediator::Unreadable { pid: call.tid });
+        Err(Errno::EACCES)
+    }
+
+    fn execute(&mut self, call: &mut Call, attempt: Attempt) -> Outcome {
+        let progress = attempt.step();
+        if !call.killable {
+            call.key = attempt.key();
+        }
+        match progress {
+            Progress::Done(Err(Errno::EISCONN)) if call.key != (0, 0) => {
+                // The caller began the same connect before, and a signal has taken its answer.
+                let lost = self.undelivered.remove(&(call.tid, call.key.0, call.key.1));
+                Outcome::Answer(lost.unwrap_or(Answer::Error(libc::EISCONN)))
+            }
+            Progress::Done(Ok(())) => Outcome::Answer(Answer::Zero),
+            Progress::Done(Err(errno)) => errno.into(),
+            Progress::WhenWritable | Progress::Later => Outcome::Wait(Wait::Connect { attempt, tries: 0 }),
+        }
+    }
+
+    fn by_path(&mut self, call: &mut Call, socket: OwnedFd, path: &[u8]) -> Result<Outcome, Errno> {
+        let walk = lookup::prepare(call.tid, path, &mut self.descriptors)?;
+        match walk.resolve(Effort::Cached) {
+            Err(Errno::EAGAIN) => {}
+            found => return self.reach(call, socket, path, found?),
+        }
+        if self.queue.len() >= LOOKUP_QUEUE {
+            return Err(Errno::ENOBUFS);
+        }
+        self.queue.push_back((*call, walk));
+        self.look_up()?;
+        Ok(Outcome::Wait(Wait::LookUp { socket, path: path.to_vec() }))
+    }
+
+    /// Connects to an object that was looked up, if it is one that the jail may reach.
+    fn reach(&mut self, call: &mut Call, socket: OwnedFd, path: &[u8], object: OwnedFd) -> Result<Outcome, Errno> {
+        let inode = inspect(object.as_fd())?;
+        if !inode.is_socket {
+            return Err(Errno::ECONNREFUSED);
+        }
+        let datagram = || target::socket_option(socket.as_fd(), libc::SO_TYPE) == Ok(libc::SOCK_DGRAM);
+        let permitted = self.state.bound.contains(call.network, inode.identity)
+            || self.state.allowed.contains(inode.identity, path)
+            || (self.state.allow_datagrams && datagram());
+        if permitted {
+            let attempt = Attempt::with_object(socket, object)?;
+            return Ok(self.execute(call, attempt));
+        }
+        if bound::on_overlay(object.as_fd()) {
+            // What lies below an overlay is dead to everybody; programs know this errno, and start a server of their own.
+            return Err(Errno::ECONNREFUSED);
+        }
+        if self.said.len() < SAID && self.said.insert(path.to_vec()) {
+            self.say(FromMediator::Refused { pid: call.tid, path: path.to_vec() });
+        }
+        Err(Errno::EACCES)
+    }
+
+    /// Starts a thread for the next look-up, while there may be one more.
+    fn look_up(&mut self) -> Result<(), Errno> {
+        while self.busy < LOOKUPS {
+            let Some((call, walk)) = self.queue.pop_front() else { break };
+            let (sender, woken) = (self.lookups.0.clone(), Arc::clone(&self.lookups.2));
+            let thread = std::thread::Builder::new().stack_size(128 * 1024).spawn(move || {
+                // The loop outlives the thread, or the process ends with both.
+                let _ = sender.send((call.slot, call.id, walk.resolve(Effort::Full)));
+                let _ = woken.write(1);
+            });
+            thread.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EAGAIN)))?;
+            self.busy += 1;
+        }
+        Ok(())
+    }
+
+    fn looked_up(&mut self) {
+        let _ = self.lookups.2.read(); // EAGAIN: its results have been taken with an earlier one's.
+        while let Ok((slot, id, found)) = self.lookups.1.try_recv() {
+            self.busy -= 1;
+            let waits = self.slots[slot].as_ref().is_some_and(|p| p.call.id == id);
+            let Some(pending) = self.slots[slot].take_if(|_| waits) else { continue };
+            self.waiting -= 1;
+            let (mut call, Wait::LookUp { socket, path }) = (pending.call, pending.wait) else { continue };
+            let outcome = found.and_then(|object| self.reach(&mut call, socket, &path, object));
+            self.settle(call, outcome.unwrap_or_else(Outcome::from));
+        }
+        let _ = self.look_up(); // Without a thread the next tick's deadline ends it.
+    }
+
+    /// A socket has become writable, or its time for another try has come.
+    fn proceed(&mut self, slot: usize) {
+        let Some(Pending { call, wait: Wait::Connect { attempt, tries }, .. }) = &mut self.slots[slot] else { return };
+        *tries += 1;
+        let (call, progress) = (*call, attempt.step());
+        if let Progress::Done(result) = progress {
+            self.finish(&call, result.map_or_else(|errno| Answer::Error(errno as i32), |()| Answer::Zero));
+        }
+    }
+
+    /// Deadlines, full backlogs, signals, and callers that have gone.
+    fn tick(&mut self) -> Result<(), Errno> {
+        let now = Instant::now();
+        let mut again = TICK;
+        let mut looks = LOOKS;
+        let first = self.looked_at;
+        for step in 0..MAX_PENDING {
+            let slot = (first + step) % MAX_PENDING;
+            let Some(pending) = &self.slots[slot] else { continue };
+            let call = pending.call;
+            if pending.deadline.is_some_and(|deadline| deadline <= now) {
+                let answer = match &pending.wait {
+                    Wait::Connect { attempt, .. } => attempt.timed_out(),
+                    Wait::LookUp { .. } => Errno::ETIMEDOUT,
+                };
+                self.finish(&call, Answer::Error(answer as i32));
+                continue;
+            }
+            if let Some(deadline) = pending.deadline {
+                again = again.min(deadline - now);
+            }
+            let (backlog, retry_soon, unpolled) = match &pending.wait {
+                Wait::Connect { attempt, tries } => (attempt.is_unix(), *tries < 10, !pending.polled),
+                Wait::LookUp { .. } => (false, false, false),
+            };
+            if looks > 0 {
+                looks -= 1;
+                self.looked_at = slot + 1;
+                if self.look_at(slot) {
+                    continue;
+                }
+            }
+            if backlog || unpolled {
+                self.proceed(slot);
+                if backlog && retry_soon {
+                    again = again.min(RETRY);
+                }
+            }
+        }
+        if self.busy >= LOOKUPS && !self.slots.iter().flatten().any(|p| matches!(p.wait, Wait::LookUp { .. })) {
+            // All threads are lost to look-ups whose time is over: the next worker has new ones.
+            return Err(Errno::ETIMEDOUT);
+        }
+        self.next_tick = Instant::now() + again;
+        Ok(())
+    }
+
+    /// Whether a waiting call has ended by a signal or by its caller's death.
+    fn look_at(&mut self, slot: usize) -> bool {
+        let Some(pending) = &self.slots[slot] else { return true };
+        let call = pending.call;
+        let listener = self.state.listeners.iter().find(|l| l.number == call.listener);
+        if !listener.is_some_and(|l| notify::alive(l.fd.as_fd(), call.id)) {
+            self.release(&call);
+            return true;
+        }
+        if !target::interrupted(call.tid) {
+            return false;
+        }
+        let timed = matches!(pending.wait, Wait::Connect { .. }) && pending.deadline.is_some();
+        let errno = if timed { libc::EINTR } else { ERESTARTSYS };
+        if self.answer(&call, Answer::Error(errno)) {
+            self.release(&call);
+        } else {
+            self.finish(&call, Answer::Error(errno));
+        }
+        true
+    }
+}
+
+/// Ends this process by SIGALRM after a while, or no longer.
+fn watchdog(after: Option<Duration>) {
+    let seconds = after.map_or(0, |d| d.as_secs() as libc::time_t);
+    let once = libc::itimerval {
+        it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 },
+        it_value: libc::timeval { tv_sec: seconds, tv_usec: 0 },
+    };
+    // SAFETY: a live structure; the old value is not asked for.
+    unsafe { libc::syscall(libc::SYS_setitimer, libc::ITIMER_REAL, &raw const once, std::ptr::null_mut::<u8>()) };
+}
