@@ -8,7 +8,7 @@
 //! A test is one multi-threaded process and can not enter another user namespace; a listening socket made here and passed
 //! over works from where the test is, and its connections still belong to this namespace.
 //!
-//! Requests: `PLACE tcp ADDR`, `PLACE udp ADDR`, `PLACE packet INTERFACE`, `PLACE run WORD...`, with `host` or `internet`
+//! Requests: `PLACE tcp ADDR`, `PLACE udp ADDR`, `PLACE packet INTERFACE|any`, `PLACE run WORD...`, with `host` or `internet`
 //! as the place. `pids` answers with the process of each place, for nsenter(1).
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -67,6 +67,8 @@ fn main() {
             drop(to_internet);
             die_with_parent();
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            // Real servers (a resolver on port 53) run here as the ordinary user who runs the tests.
+            std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").unwrap();
             serve(&from_host, None);
         }
         ForkResult::Parent { child } => child,
@@ -180,7 +182,10 @@ fn packet_socket(interface: &str) -> Result<OwnedFd, String> {
     use nix::sys::socket::{SockProtocol, socket};
     let fd = socket(AddressFamily::Packet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)
         .map_err(|e| e.to_string())?;
-    let index = nix::net::if_::if_nametoindex(interface).map_err(|e| e.to_string())?;
+    let index = match interface {
+        "any" => 0,
+        one => nix::net::if_::if_nametoindex(one).map_err(|e| e.to_string())?,
+    };
     let mut address: libc::sockaddr_ll = {
         // SAFETY: an all-zero sockaddr_ll is a valid value.
         unsafe { std::mem::zeroed() }
@@ -189,9 +194,8 @@ fn packet_socket(interface: &str) -> Result<OwnedFd, String> {
     address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
     address.sll_ifindex = index as i32;
     // SAFETY: pointer and length describe the live address above.
-    let rc = unsafe {
-        libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as libc::socklen_t)
-    };
+    let rc =
+        unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as libc::socklen_t) };
     if rc == 0 { Ok(fd) } else { Err(std::io::Error::last_os_error().to_string()) }
 }
 
@@ -206,13 +210,9 @@ fn receive(socket: &OwnedFd) -> (String, Option<OwnedFd>) {
     let mut buffer = [0; 4096];
     let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
     let mut slices = [std::io::IoSliceMut::new(&mut buffer)];
-    let message = nix::sys::socket::recvmsg::<()>(
-        socket.as_raw_fd(),
-        &mut slices,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )
-    .unwrap();
+    let message =
+        nix::sys::socket::recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)
+            .unwrap();
     let mut fd = None;
     for part in message.cmsgs().unwrap() {
         if let nix::sys::socket::ControlMessageOwned::ScmRights(fds) = part {

@@ -43,8 +43,7 @@ pub fn ask(server: &str, name: &str, kind: &str, options: &[&str]) {
 
 /// Any bytes as a question; prints the answer's bytes, or that none came.
 pub fn raw(server: &str, hex: &str, options: &[&str]) {
-    let bytes: Vec<u8> =
-        (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect();
+    let bytes: Vec<u8> = (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect();
     match exchange(server, &bytes, options.contains(&"tcp")) {
         Ok(answer) => {
             let shown: String = answer.iter().map(|b| format!("{b:02x}")).collect();
