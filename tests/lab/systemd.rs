@@ -32,7 +32,7 @@ fn tree() -> Result<PathBuf, String> {
     if tar.exists() {
         return Ok(tar);
     }
-    let fresh = tar.with_extension("new");
+    let fresh = tar.with_file_name("systemd-host-new.tar");
     let mut make = Command::new("mmdebstrap");
     make.args(["--variant=minbase", &format!("--include={PACKAGES}"), "bookworm"]).arg(&fresh);
     let done = Running::start(make).finish_within(Duration::from_secs(300));
