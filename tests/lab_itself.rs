@@ -10,6 +10,7 @@ use std::time::Duration;
 use lab::child::{Running, run};
 use lab::host::{Host, PROXY, WEB};
 use lab::proxy::{Greeting, Manner};
+use lab::real::At;
 use lab::{Answer, Behaviour, Proxy, Server};
 
 fn curl(proxy: &Proxy, url: &str) -> lab::Finished {
@@ -99,7 +100,7 @@ fn a_child_that_hangs_is_killed_and_shown() {
 fn microsocks_and_dante_relay() {
     require!(lab::program("microsocks").is_some() && lab::program("danted").is_some(), "no microsocks or dante");
     let web = Server::v4(Behaviour::Banner("HTTP/1.0 200 OK\r\n\r\nhello\n"));
-    for real in [lab::real::microsocks(None), lab::real::dante()] {
+    for real in [lab::real::microsocks(At::Loopback, None), lab::real::dante(At::Loopback)] {
         let mut c = Command::new("curl");
         c.args(["-sS", "--max-time", "20", "--noproxy", "", "-x", &format!("socks5://{}", real.addr)]);
         c.arg(format!("http://{}/", web.addr));
@@ -110,7 +111,7 @@ fn microsocks_and_dante_relay() {
 #[test]
 fn nginx_serves_a_git_repository() {
     require!(lab::program("nginx").is_some() && lab::program("git").is_some(), "no nginx or git");
-    let nginx = lab::real::nginx();
+    let nginx = lab::real::nginx(At::Loopback);
     lab::real::git_repository(&nginx.folder.path().join("www"));
     let at = tempfile::tempdir().unwrap();
     let mut c = Command::new("git");
@@ -123,7 +124,7 @@ fn nginx_serves_a_git_repository() {
 #[test]
 fn sshd_runs_a_command() {
     require!(lab::program("sshd").is_some(), "no sshd");
-    let sshd = lab::real::sshd();
+    let sshd = lab::real::sshd(At::Loopback);
     let mut c = Command::new("ssh");
     c.args(["-F", "/dev/null", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o"]);
     c.args(["IdentitiesOnly=yes", "-p", &sshd.addr.port().to_string(), "-i"]).arg(sshd.folder.path().join("key"));
@@ -153,6 +154,21 @@ fn the_host_reaches_the_internet_and_the_capture_sees_it() {
     run(jail.command(probe.as_ref(), &["connect", "10.20.0.1:9"]));
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| direct.assert_only(proxy.addr)));
     assert!(caught.is_err(), "the capture must see a direct packet");
+}
+
+#[test]
+fn real_servers_run_in_the_internet() {
+    require!(Host::lack().is_none(), "{}", Host::lack().unwrap());
+    require!(lab::program("microsocks").is_some() && lab::program("nginx").is_some(), "no microsocks or nginx");
+    let host = Host::new();
+    let proxy = lab::real::microsocks(At::Internet(&host, "203.0.113.5:1080"), None);
+    let web = lab::real::nginx(At::Internet(&host, "203.0.113.80:80"));
+    let capture = host.capture();
+    let url = format!("http://{}/", web.addr);
+    let words = ["-sS", "--max-time", "20", "-x", &format!("socks5://{}", proxy.addr), &url];
+    let done = run(lab::Jail::new().inside(&host).command("/usr/bin/curl".as_ref(), &words)).good();
+    assert_eq!(done.out, "hello from nginx\n");
+    capture.assert_only(proxy.addr);
 }
 
 #[test]

@@ -92,3 +92,9 @@ pub fn raise_descriptor_limit() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
 }
+
+/// The smallest usual MTU and the default one: properties of the stack are tested at both.
+pub const MTUS: [&str; 2] = ["65520", "1500"];
+
+/// A literal of each family and a name: the three ways to say where to. No such machine exists.
+pub const TARGETS: [&str; 3] = ["203.0.113.10:80", "[2001:db8:9::10]:80", "some.test:80"];

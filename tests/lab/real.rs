@@ -6,6 +6,16 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::child::{Running, run};
+use super::host::Host;
+
+/// Where a server is to listen.
+#[derive(Clone, Copy)]
+pub enum At<'a> {
+    /// On 127.0.0.1, on a port of its own.
+    Loopback,
+    /// In the lab's internet, on this address and port.
+    Internet(&'a Host, &'a str),
+}
 
 /// A server with its folder; both go when it is dropped.
 pub struct Real {
@@ -19,25 +29,52 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Starts what `make` describes for a port and a folder, and waits until it accepts connections. Another process can take
-/// the port in between: then the next one is tried.
-fn start(name: &str, make: impl Fn(u16, &Path) -> Command) -> Real {
+impl At<'_> {
+    fn addr(&self) -> SocketAddr {
+        match self {
+            At::Loopback => SocketAddr::from(([127, 0, 0, 1], free_port())),
+            At::Internet(_, addr) => addr.parse().unwrap(),
+        }
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let program = super::program(name).unwrap_or_else(|| panic!("{name} is not installed"));
+        match self {
+            At::Loopback => Command::new(program),
+            At::Internet(host, _) => host.in_internet(program.to_str().unwrap()),
+        }
+    }
+
+    fn accepts(&self, addr: SocketAddr) -> bool {
+        match self {
+            At::Loopback => TcpStream::connect(addr).is_ok(),
+            At::Internet(host, _) => {
+                let mut probe = host.in_internet(&super::tool("probe"));
+                probe.args(["connect", &addr.to_string()]);
+                run(probe).out.contains("connected")
+            }
+        }
+    }
+}
+
+/// Starts what `make` describes for an address and a folder, and waits until it accepts connections. Another process can
+/// take a port of the loopback in between: then the next one is tried.
+fn start(name: &str, at: At, make: impl Fn(SocketAddr, &Path, Command) -> Command) -> Real {
     for _ in 0..5 {
-        let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
-        let addr = SocketAddr::from(([127, 0, 0, 1], port));
-        let mut running = Running::start(make(port, folder.path()));
+        let (addr, folder) = (at.addr(), tempfile::tempdir().unwrap());
+        let mut running = Running::start(make(addr, folder.path(), at.command(name)));
         let up = super::wait_for(name, Duration::from_secs(20), || {
             if running.ended() {
                 return Some(false);
             }
-            TcpStream::connect(addr).is_ok().then_some(true)
+            at.accepts(addr).then_some(true)
         });
         if up {
             return Real { addr, folder, running };
         }
         eprintln!("{name} did not start: {}{}", running.out(), running.err());
     }
-    panic!("{name} did not start on five ports");
+    panic!("{name} did not start in five tries");
 }
 
 fn command(name: &str) -> Command {
@@ -45,10 +82,9 @@ fn command(name: &str) -> Command {
 }
 
 /// microsocks, with a login if one is given.
-pub fn microsocks(login: Option<(&str, &str)>) -> Real {
-    start("microsocks", |port, _| {
-        let mut c = command("microsocks");
-        c.args(["-i", "127.0.0.1", "-p", &port.to_string()]);
+pub fn microsocks(at: At, login: Option<(&str, &str)>) -> Real {
+    start("microsocks", at, |addr, _, mut c| {
+        c.args(["-i", &addr.ip().to_string(), "-p", &addr.port().to_string()]);
         if let Some((name, password)) = login {
             c.args(["-u", name, "-P", password]);
         }
@@ -57,26 +93,25 @@ pub fn microsocks(login: Option<(&str, &str)>) -> Real {
 }
 
 /// dante without a login; its own leave to the loopback is part of the configuration.
-pub fn dante() -> Real {
-    start("danted", |port, folder| {
+pub fn dante(at: At) -> Real {
+    start("danted", at, |addr, folder, mut c| {
         let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name;
+        let (ip, port) = (addr.ip(), addr.port());
         let text = format!(
-            "logoutput: stderr\ninternal: 127.0.0.1 port = {port}\nexternal: 127.0.0.1\nexternal: ::1\n\
+            "logoutput: stderr\ninternal: {ip} port = {port}\nexternal: {ip}\n\
              clientmethod: none\nsocksmethod: none\nuser.privileged: {user}\nuser.unprivileged: {user}\n\
-             client pass {{ from: 127.0.0.0/8 to: 0.0.0.0/0 }}\n\
-             socks pass {{ from: 127.0.0.0/8 to: 0.0.0.0/0 }}\nsocks pass {{ from: 127.0.0.0/8 to: ::/0 }}\n"
+             client pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}\nsocks pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}\n"
         );
         let file = folder.join("danted.conf");
         std::fs::write(&file, text).unwrap();
-        let mut c = command("danted");
         c.arg("-f").arg(file).arg("-p").arg(folder.join("pid"));
         c
     })
 }
 
 /// nginx serving a folder (`Real::folder` + `www`).
-pub fn nginx() -> Real {
-    start("nginx", |port, folder| {
+pub fn nginx(at: At) -> Real {
+    start("nginx", at, |addr, folder, mut c| {
         let www = folder.join("www");
         std::fs::create_dir_all(&www).unwrap();
         std::fs::write(www.join("index.html"), "hello from nginx\n").unwrap();
@@ -85,13 +120,36 @@ pub fn nginx() -> Real {
             "daemon off; master_process off; pid {at}/pid; error_log stderr; {user}\nevents {{}}\n\
              http {{ access_log {at}/access.log; client_body_temp_path {at}/b; proxy_temp_path {at}/p;\n\
              fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\n\
-             server {{ listen 127.0.0.1:{port}; root {at}/www; autoindex on; }} }}\n",
+             server {{ listen {addr}; root {at}/www; autoindex on; }} }}\n",
             user = if super::is_root() { "user root;" } else { "" }
         );
         let file = folder.join("nginx.conf");
         std::fs::write(&file, text).unwrap();
-        let mut c = command("nginx");
         c.arg("-p").arg(folder).arg("-e").arg("stderr").arg("-c").arg(file);
+        c
+    })
+}
+
+/// sshd for the user who runs the tests; the key is `Real::folder` + `key`.
+pub fn sshd(at: At) -> Real {
+    if super::is_root() {
+        let _ = std::fs::create_dir("/run/sshd");
+    }
+    start("sshd", at, |addr, folder, mut c| {
+        for name in ["host", "key"] {
+            let mut keygen = command("ssh-keygen");
+            keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(folder.join(name));
+            run(keygen).good();
+        }
+        let at = folder.display();
+        let text = format!(
+            "ListenAddress {addr}\nHostKey {at}/host\nPidFile {at}/pid\nUsePAM no\nStrictModes no\n\
+             AuthorizedKeysFile {at}/key.pub\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+             PermitRootLogin yes\nPermitUserRC no\n"
+        );
+        let file = folder.join("sshd_config");
+        std::fs::write(&file, text).unwrap();
+        c.args(["-D", "-e", "-f"]).arg(file);
         c
     })
 }
@@ -113,31 +171,6 @@ pub fn git_repository(www: &Path) {
     git(work.path(), &["commit", "-q", "-m", "one"]);
     git(www, &["clone", "-q", "--bare", work.path().to_str().unwrap(), "repository.git"]);
     git(&www.join("repository.git"), &["update-server-info"]);
-}
-
-/// sshd for the user who runs the tests; the key is `Real::folder` + `key`.
-pub fn sshd() -> Real {
-    if super::is_root() {
-        let _ = std::fs::create_dir("/run/sshd");
-    }
-    start("sshd", |port, folder| {
-        for name in ["host", "key"] {
-            let mut c = command("ssh-keygen");
-            c.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(folder.join(name));
-            run(c).good();
-        }
-        let at = folder.display();
-        let text = format!(
-            "ListenAddress 127.0.0.1\nPort {port}\nHostKey {at}/host\nPidFile {at}/pid\nUsePAM no\nStrictModes no\n\
-             AuthorizedKeysFile {at}/key.pub\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
-             PermitRootLogin yes\nPermitUserRC no\n"
-        );
-        let file = folder.join("sshd_config");
-        std::fs::write(&file, text).unwrap();
-        let mut c = command("sshd");
-        c.args(["-D", "-e", "-f"]).arg(file);
-        c
-    })
 }
 
 /// A folder for build products that outlives a test run.
