@@ -4,6 +4,7 @@
 
 mod lab;
 
+use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
 use lab::host::{Host, PROXY, WEB};
@@ -67,14 +68,15 @@ fn a_stalled_server_holds_the_program_back_in_bounded_memory_and_loses_nothing()
 fn a_stalled_program_holds_the_server_back() {
     let proxy = Proxy::serving(Behaviour::Flood);
     let jail = Jail::socks5(proxy.addr, "");
-    let line = format!("exec {} read {} <&- | (read -r x; exec sleep 60)", lab::tool("probe"), TARGETS[0]);
-    let running =
-        jail.start("app:proxy", &["sh", "-c", &format!("({line}) & p=$!; sleep 0.3; kill -STOP -1; wait $p")]);
+    let mut running = jail.start_probe(&["idle", TARGETS[0]]);
+    running.until("idle");
     proxy.wait_asked(1);
     let relay = relay_of(running.pid());
-    let (before, _) = (rss(relay), std::thread::sleep(Duration::from_secs(2)));
+    let before = rss(relay);
+    // The server floods all this time: a state that must *not* come has no event to wait for.
+    std::thread::sleep(Duration::from_secs(2));
     let after = rss(relay);
-    assert!(after < before + (32 << 10), "the relay grew from {before} to {after} KB behind a stopped program");
+    assert!(after < before + (32 << 10), "the relay grew from {before} to {after} KB behind an idle program");
 }
 
 #[test]
@@ -104,13 +106,20 @@ fn three_thousand_connections_in_sequence_leave_no_descriptor_behind() {
     let jail = Jail::socks5(proxy.addr, "");
     let probe = lab::tool("probe");
     let line = format!("read x; {probe} sequence {t} 3000; read x", t = TARGETS[0]);
-    let mut running = jail.start("app:proxy", &["sh", "-c", &line]);
+    let mut command = jail.run_command("app:proxy", &["sh", "-c", &line]);
+    // netjail's processes are not dumpable, so only root may count their descriptors: for an ordinary user the limit does.
+    // SAFETY: setrlimit is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            use nix::sys::resource::{Resource, setrlimit};
+            Ok(setrlimit(Resource::RLIMIT_NOFILE, 1024, 1024)?)
+        });
+    }
+    let mut running = lab::Running::start(command);
     let roles = || -> Vec<(i32, String)> {
         lab::child::tree(running.pid()).into_iter().filter(|(_, comm)| comm.starts_with("nj-")).collect()
     };
     lab::wait_for("the relay", Duration::from_secs(10), || roles().iter().any(|(_, c)| c == "nj-relay").then_some(()));
-    // netjail's processes are not dumpable, so only root may look into their fd folders; an ordinary user's own run looks
-    // at the numbers that netjail is handed: a leak would end in a refusal long before 3,000 at a limit of 512.
     let count = |pid: i32| std::fs::read_dir(format!("/proc/{pid}/fd")).map(|d| d.count()).ok();
     let before: Vec<_> = roles().into_iter().map(|(pid, comm)| (pid, comm, count(pid))).collect();
     running.say("go\n");

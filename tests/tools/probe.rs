@@ -17,7 +17,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
 const USAGE: &str = "probe connect ADDR | hold ADDR MS | echo ADDR TEXT | halfclose ADDR | late ADDR BYTES | rst ADDR | \
-                     read ADDR | oob ADDR | stall ADDR | bulk ADDR MIB SEED | many ADDR N | sequence ADDR N | udp ADDR | \
+                     idle ADDR | read ADDR | oob ADDR | stall ADDR | bulk ADDR MIB SEED | many ADDR N | sequence ADDR N | udp ADDR | \
                      resolve NAME | ask SERVER NAME TYPE [udp|tcp] [edns BYTES] | raw SERVER HEX [udp|tcp]";
 
 fn main() {
@@ -30,6 +30,7 @@ fn main() {
         ["halfclose", addr] => tcp::halfclose(&addrs(addr)),
         ["late", addr, bytes] => tcp::late(&addrs(addr), number(bytes)),
         ["rst", addr] => tcp::reset(&addrs(addr)),
+        ["idle", addr] => tcp::idle(&addrs(addr)),
         ["read", addr] => tcp::read(&addrs(addr)),
         ["oob", addr] => tcp::out_of_band(&addrs(addr)),
         ["stall", addr] => tcp::stall(&addrs(addr)),

@@ -118,6 +118,14 @@ pub fn reset(addrs: &[SocketAddr]) {
     println!("reset");
 }
 
+/// Connects and reads nothing until it is told to on stdin.
+pub fn idle(addrs: &[SocketAddr]) {
+    let Some(stream) = dial(addrs) else { return };
+    println!("idle");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    drop(stream);
+}
+
 /// Reads whatever comes and says how it ended.
 pub fn read(addrs: &[SocketAddr]) {
     let Some(mut stream) = dial(addrs) else { return };
