@@ -40,9 +40,8 @@ fn expect_never(done: &Finished, what: &str) {
 
 /// Listeners on the host that nobody in a jail may reach, in each family.
 fn victims(host: &Host) -> Vec<Server> {
-    ["0.0.0.0:80", "[::]:80"]
+    ["0.0.0.0:80", "[::1]:81"]
         .iter()
-        .map(|addr| if addr.starts_with('[') { "[::1]:81" } else { addr })
         .map(|addr| Server::on(host.listen("host", addr), Behaviour::Banner("victim")))
         .collect()
 }
