@@ -8,6 +8,12 @@ use std::process::Command;
 use super::child::{Finished, Running};
 use super::host::Host;
 
+/// The program under test: the one just built, or the one that NETJAIL_UNDER_TEST names (an installed one, a release, or a
+/// stand-in that shows what a test expects of no jail at all).
+pub fn binary() -> String {
+    std::env::var("NETJAIL_UNDER_TEST").unwrap_or_else(|_| env!("CARGO_BIN_EXE_netjail").to_owned())
+}
+
 /// A user's home with a registry in it, and the ways to call netjail there.
 pub struct Jail {
     folder: tempfile::TempDir,
@@ -102,7 +108,7 @@ impl Jail {
 
     /// `netjail WORDS…` as this user, in the working folder.
     pub fn netjail(&self, words: &[impl AsRef<OsStr>]) -> Command {
-        self.command(Path::new(env!("CARGO_BIN_EXE_netjail")), words)
+        self.command(Path::new(&binary()), words)
     }
 
     /// Any program as this user in the same place: what netjail is compared with.

@@ -53,7 +53,7 @@ pub fn boot(script: &str, files: &[(&str, &str)], masked_proc: bool) -> Finished
     let mut unpack = Command::new("tar");
     unpack.arg("-C").arg(&root).arg("-xf").arg(tree().unwrap());
     super::child::run(unpack).good();
-    std::fs::copy(env!("CARGO_BIN_EXE_netjail"), root.join("netjail")).unwrap();
+    std::fs::copy(super::jail::binary(), root.join("netjail")).unwrap();
     std::fs::copy(super::tool("probe"), root.join("probe")).unwrap();
     for (name, text) in files {
         std::fs::write(root.join(name.trim_start_matches('/')), text).unwrap();
