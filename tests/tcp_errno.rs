@@ -27,8 +27,8 @@ fn expect(jail: &Jail, what: &str, v4: &str, v6: &str) {
 
 /// The rows of the documented table that are SOCKS5 replies: (code, errno on IPv4, errno on IPv6).
 fn documented() -> Vec<(u8, String, String)> {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/errno.md");
-    let text = std::fs::read_to_string(file).unwrap_or_else(|e| panic!("{file}: {e}"));
+    let file = lab::source("docs/errno.md");
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
     let mut rows = Vec::new();
     for line in text.lines().filter(|l| l.starts_with("| reply ") || l.starts_with("| any other reply")) {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();

@@ -113,7 +113,7 @@ fn what_was_allowed_can_not_be_forged_from_inside() {
     // The payload looks for netjail's state everywhere in the home, and tries to call `allow` itself.
     let binary = lab::jail::binary();
     let line = format!(
-        "cat >src/_index.yaml <<'END'\n{}END\n{binary} allow; find \"$HOME\" -path '*netjail*' -type f -exec sh -c ': >>\"$1\"' sh {{}} \\; -print; true",
+        "cat >src/_index.yaml <<'END'\n{}END\n{binary} allow; find \"$HOME\" -type f -exec sh -c ': >>\"$1\"' sh {{}} \\; -print; true",
         text(&evil)
     );
     let words = ["run", "--network", "app:proxy", "--", "sh", "-c", &line];

@@ -33,9 +33,10 @@ impl Default for Jail {
 impl Jail {
     /// An empty registry.
     pub fn new() -> Self {
-        // Not /tmp: a jail sees /tmp through a private layer, and the working folder must be the real one wherever it is.
-        let base = std::env::var_os("NETJAIL_TEST_TMP").map_or_else(std::env::temp_dir, PathBuf::from);
-        let folder = tempfile::Builder::new().prefix("netjail-test-").tempdir_in(base).unwrap();
+        // Not /tmp: a jail writes to a private layer over that, and these folders stand for a user's real ones.
+        let base = super::real::cache().join("t");
+        std::fs::create_dir_all(&base).unwrap();
+        let folder = tempfile::Builder::new().prefix("j").tempdir_in(base).unwrap();
         for name in ["home", "run", "work", "registry"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }

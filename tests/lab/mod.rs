@@ -43,12 +43,24 @@ macro_rules! require {
 pub fn skip(place: &str, why: &str) {
     let test = place.trim_end_matches("::here");
     assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{test} can not run here: {why}");
+    note_skip(place, why);
+}
+
+/// See [`root_only!`].
+pub fn note_skip(place: &str, why: &str) {
+    let test = place.trim_end_matches("::here");
     // Not eprintln!: that is captured, and a skip must be seen.
     let _ = writeln!(std::io::stderr().lock(), "SKIPPED {test}: {why}");
     if let Ok(path) = std::env::var("NETJAIL_SKIPS") {
         let mut file = std::fs::File::options().create(true).append(true).open(path).unwrap();
         writeln!(file, "{test}: {why}").unwrap();
     }
+}
+
+/// A file of the source tree. `scripts/test` names another place where an ordinary user can read it.
+pub fn source(path: &str) -> PathBuf {
+    let tree = std::env::var_os("NETJAIL_SOURCE").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    PathBuf::from(tree).join(path)
 }
 
 /// Is there such a program in PATH (or in the folders that an ordinary user's PATH leaves out)?
@@ -59,6 +71,21 @@ pub fn program(name: &str) -> Option<PathBuf> {
         .map(|folder| PathBuf::from(folder).join(name))
         // What lies in root's home (pyenv's and rustup's shims) is not for a jail to depend on.
         .find(|file| !file.starts_with("/root") && file.is_file())
+}
+
+/// Skips what is about root's own doings; the run as root has it, so this is no lack even in CI.
+#[macro_export]
+macro_rules! root_only {
+    () => {
+        if !$crate::lab::is_root() {
+            fn here() {}
+            $crate::lab::note_skip(
+                std::any::type_name_of_val(&here),
+                "it is about what root does, and part of the run as root",
+            );
+            return;
+        }
+    };
 }
 
 /// Is this process root?
