@@ -43,9 +43,9 @@ impl World {
     /// Runs a line in a jail and asserts that nothing went past the proxy.
     fn run(&self, jail: &Jail, line: &str) -> Finished {
         let capture = self.host.capture();
-        let done = jail.shell("app:proxy", line);
+        let done = jail.shell("app:proxy", line).good();
         capture.assert_only(self.proxy.addr);
-        done.good()
+        done
     }
 }
 
