@@ -1,0 +1,84 @@
+//! A host that systemd has booted, in a container of its own, for netjail as a unit.
+//!
+//! Root only: systemd-nspawn(1) boots a Debian tree that mmdebstrap(1) made once and that is kept as a tar in the cache.
+//! The whole boot, the commands and the power-off take a few seconds.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::child::{Finished, Running};
+
+/// Why there can be none here, if so.
+pub fn lack() -> Option<String> {
+    if !Path::new("/dev/net/tun").exists() {
+        return Some("there is no /dev/net/tun".into());
+    }
+    ["systemd-nspawn", "mmdebstrap"]
+        .iter()
+        .find(|name| super::program(name).is_none())
+        .map(|name| format!("{name} is not installed"))
+        .or_else(|| tree().err())
+}
+
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,libpam-systemd,dbus-user-session,iproute2,microsocks,curl";
+
+/// The cached tar of the host's tree, made now if it is not there.
+fn tree() -> Result<PathBuf, String> {
+    let tar = super::real::cache().join("systemd-host.tar");
+    if tar.exists() {
+        return Ok(tar);
+    }
+    let fresh = tar.with_file_name("systemd-host-new.tar");
+    let mut make = Command::new("mmdebstrap");
+    make.args(["--variant=minbase", &format!("--include={PACKAGES}"), "bookworm"]).arg(&fresh);
+    let done = Running::start(make).finish_within(Duration::from_secs(300));
+    if done.code() != 0 {
+        let last = done.err.lines().last().unwrap_or_default().to_owned();
+        return Err(format!("mmdebstrap could not make a Debian tree: {last}"));
+    }
+    std::fs::rename(&fresh, &tar).map_err(|e| format!("{}: {e}", tar.display()))?;
+    Ok(tar)
+}
+
+/// Boots a host in which a unit runs the script (as root, with `/netjail`, `/probe` and the given files) and powers it off.
+/// What is returned is the host's journal of that script.
+pub fn boot(script: &str, files: &[(&str, &str)], masked_proc: bool) -> Finished {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    std::fs::create_dir(&root).unwrap();
+    let mut unpack = Command::new("tar");
+    unpack.arg("-C").arg(&root).arg("-xf").arg(tree().unwrap());
+    super::child::run(unpack).good();
+    std::fs::copy(super::jail::binary(), root.join("netjail")).unwrap();
+    std::fs::copy(super::tool("probe"), root.join("probe")).unwrap();
+    for (name, text) in files {
+        std::fs::write(root.join(name.trim_start_matches('/')), text).unwrap();
+    }
+    let unmask = if masked_proc { "" } else { UNMASK };
+    let text = format!("#!/bin/sh\nexec >/result 2>&1\n{unmask}\n{script}\n");
+    std::fs::write(root.join("script"), text).unwrap();
+    std::fs::write(
+        root.join("etc/systemd/system/script.service"),
+        "[Unit]\nAfter=multi-user.target\n[Service]\nType=oneshot\nExecStart=/bin/sh /script\n\
+         ExecStopPost=/bin/sh -c 'echo status $EXIT_STATUS >>/result'\nExecStopPost=systemctl --no-block poweroff\n\
+         [Install]\nWantedBy=default.target\n",
+    )
+    .unwrap();
+    let wants = root.join("etc/systemd/system/default.target.wants");
+    std::fs::create_dir_all(&wants).unwrap();
+    std::os::unix::fs::symlink("/etc/systemd/system/script.service", wants.join("script.service")).unwrap();
+    let mut nspawn = Command::new("systemd-nspawn");
+    nspawn.env("SYSTEMD_SECCOMP", "0").env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "network");
+    nspawn.arg("-q").arg("-D").arg(&root);
+    nspawn.args(["-b", "--private-network", "--register=no", "--keep-unit", "--capability=all", "--console=pipe"]);
+    nspawn.args(["--bind=/dev/net/tun", &format!("--machine=netjail-test-{}", std::process::id())]);
+    let mut done = Running::start(nspawn).finish_within(Duration::from_secs(120));
+    done.out = std::fs::read_to_string(root.join("result")).unwrap_or_default();
+    done
+}
+
+/// nspawn mounts over parts of /proc, and the kernel then refuses a fresh proc in a user namespace.
+const UNMASK: &str = "for m in /proc/sys/net /proc/sys /proc/acpi /proc/bus /proc/fs /proc/irq /proc/scsi /proc/kcore \
+/proc/keys /proc/sysrq-trigger /proc/timer_list /proc/sys/kernel/random/boot_id /proc/kmsg; do \
+while umount $m 2>/dev/null; do :; done; done";

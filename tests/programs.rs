@@ -1,0 +1,212 @@
+//! The programs that people run: each reaches a real server through a real proxy, and nothing else leaves the host.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod lab;
+
+use std::path::Path;
+
+use lab::host::{Host, PROXY, WEB};
+use lab::real::{At, Real};
+use lab::{Finished, Jail};
+
+/// A host, a proxy and a web server in the internet.
+struct World {
+    host: Host,
+    proxy: Real,
+    web: Real,
+    _resolver: lab::Running,
+}
+
+impl World {
+    fn lack() -> Option<String> {
+        Host::lack().or_else(|| {
+            ["microsocks", "nginx", "dnsmasq"]
+                .iter()
+                .find(|p| lab::program(p).is_none())
+                .map(|p| format!("{p} is not installed"))
+        })
+    }
+
+    fn new() -> Self {
+        let host = Host::new();
+        let proxy = lab::real::microsocks(At::Internet(&host, &format!("{PROXY}:1080")), None);
+        let web = lab::real::nginx(At::Internet(&host, &format!("{WEB}:80")));
+        let resolver = host.resolver();
+        Self { host, proxy, web, _resolver: resolver }
+    }
+
+    fn jail(&self) -> Jail {
+        Jail::socks5(self.proxy.addr, "").inside(&self.host)
+    }
+
+    /// Runs a line in a jail and asserts that nothing went past the proxy.
+    fn run(&self, jail: &Jail, line: &str) -> Finished {
+        let capture = self.host.capture();
+        let done = jail.shell("app:proxy", line).good();
+        capture.assert_only(self.proxy.addr);
+        done
+    }
+}
+
+/// A name that the proxy's own hosts file or resolver would know; microsocks runs with the machine's resolver, so the
+/// address is used where no name can be.
+fn page() -> String {
+    format!("http://{WEB}/")
+}
+
+/// Builds a program outside and puts it into the working folder.
+fn build(jail: &Jail, file: &str, source: &str, compiler: &Path, words: &[&str]) {
+    std::fs::write(jail.work().join(file), source).unwrap();
+    let mut command = std::process::Command::new(compiler);
+    command.args(words).current_dir(jail.work()).env("GOFLAGS", "-mod=mod").env("GO111MODULE", "off");
+    command
+        .env("HOME", jail.home())
+        .env("GOCACHE", lab::real::cache().join("go"))
+        .env("GOPATH", jail.home().join("go"));
+    lab::Running::start(command).finish_within(std::time::Duration::from_secs(180)).good();
+}
+
+#[test]
+fn curl() {
+    require!(World::lack().is_none(), "{}", World::lack().unwrap());
+    require!(lab::program("curl").is_some(), "no curl");
+    let world = World::new();
+    let done = world.run(&world.jail(), &format!("curl -sS --max-time 30 {}", page()));
+    assert_eq!(done.out, "hello from nginx\n");
+}
+
+#[test]
+fn git_over_http() {
+    require!(World::lack().is_none(), "{}", World::lack().unwrap());
+    require!(lab::program("git").is_some(), "no git");
+    let world = World::new();
+    lab::real::git_repository(&world.web.folder.path().join("www"));
+    let line = format!("git clone -q {}repository.git copy && cat copy/file", page());
+    assert_eq!(world.run(&world.jail(), &line).out, "cloned\n");
+}
+
+#[test]
+fn ssh() {
+    require!(World::lack().is_none(), "{}", World::lack().unwrap());
+    require!(lab::program("sshd").is_some() && lab::program("ssh").is_some(), "no openssh");
+    let world = World::new();
+    let sshd = lab::real::sshd(At::Internet(&world.host, &format!("{WEB}:22")));
+    let jail = world.jail();
+    std::fs::copy(sshd.folder.path().join("key"), jail.work().join("key")).unwrap();
+    let line = format!(
+        "ssh -F /dev/null -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
+         -o IdentitiesOnly=yes -i key {WEB} 'cat; echo over-ssh'"
+    );
+    assert_eq!(world.run(&jail, &line).out, "over-ssh\n");
+}
+
+#[test]
+fn python() {
+    require!(World::lack().is_none(), "{}", World::lack().unwrap());
+    let python = lab::program("python3");
+    require!(python.is_some(), "no python3 outside of root's home");
+    let world = World::new();
+    let line = format!(
+        "{} -c 'import urllib.request; print(urllib.request.urlopen(\"{}\", timeout=30).read())'",
+        python.unwrap().display(),
+        page()
+    );
+    assert_eq!(world.run(&world.jail(), &line).out, "b'hello from nginx\\n'\n");
+}
+
+#[test]
+fn node() {
+    require!(World::lack().is_none(), "{}", World::lack().unwrap());
+    require!(lab::program("node").is_some(), "no node");
+    let world = World::new();
+    let line = format!("node -e 'require(\"http\").get(\"{}\", r => r.pipe(process.stdout))'", page());
+    assert_eq!(world.run(&world.jail(), &line).out, "hello from nginx\n");
+}
+
+const GO: &str = r#"package main
+
+import ("fmt"; "io"; "net/http"; "os")
+
+func main() {
+	r, err := http.Get(os.Args[1])
+	if err != nil { fmt.Println(err); os.Exit(1) }
+	b, _ := io.ReadAll(r.Body)
+	fmt.Print(string(b))
+}
+"#;
+
+#[test]
+fn go_without_libc() {
+    require!(World::lack().is_none(), "{}", World::lack().unwrap());
+    let go = lab::program("go");
+    require!(go.is_some(), "no go");
+    let world = World::new();
+    let jail = world.jail();
+    let cgo = Path::new("/usr/bin/env");
+    build(&jail, "get.go", GO, cgo, &["CGO_ENABLED=0", go.unwrap().to_str().unwrap(), "build", "-o", "get", "get.go"]);
+    assert_eq!(world.run(&jail, &format!("./get {}", page())).out, "hello from nginx\n");
+    // Go's own resolver, by name: answered from the pool, asked of the proxy by name.
+    let proxy = lab::Proxy::serving(lab::Behaviour::Banner("HTTP/1.0 200 OK\r\n\r\nby name\n"));
+    let named = Jail::socks5(proxy.addr, "names: both");
+    std::fs::copy(jail.work().join("get"), named.work().join("get")).unwrap();
+    assert_eq!(named.shell("app:proxy", "./get http://abc.onion/").good().out, "by name\n");
+    assert_eq!(proxy.asked()[0].host, "abc.onion");
+}
+
+const STATIC: &str = r#"#include <arpa/inet.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(80) };
+    if (argc < 2 || inet_pton(AF_INET, argv[1], &a.sin_addr) != 1) return 2;
+    int s = socket(AF_INET, SOCK_STREAM, 0);
+    if (connect(s, (struct sockaddr *)&a, sizeof a)) { perror("connect"); return 1; }
+    const char *q = "GET / HTTP/1.0\r\n\r\n";
+    if (write(s, q, strlen(q)) < 0) return 1;
+    char b[4096]; ssize_t n;
+    while ((n = read(s, b, sizeof b)) > 0) if (write(1, b, n) < 0) return 1;
+    return 0;
+}
+"#;
+
+#[test]
+fn a_static_binary() {
+    require!(World::lack().is_none(), "{}", World::lack().unwrap());
+    let cc = lab::program("cc");
+    require!(cc.is_some(), "no C compiler");
+    let world = World::new();
+    let jail = world.jail();
+    build(&jail, "get.c", STATIC, &cc.unwrap(), &["-static", "-o", "get", "get.c"]);
+    let done = world.run(&jail, &format!("./get {WEB}"));
+    assert!(done.out.ends_with("hello from nginx\n"), "{done:?}");
+}
+
+#[test]
+fn every_resolver_sends_the_name_to_the_proxy() {
+    for program in ["curl", "python3", "node", "git", "ssh", "wget", "getent"] {
+        let Some(path) = lab::program(program) else {
+            lab::skip(&format!("every_resolver_sends_the_name_to_the_proxy({program})"), "not installed");
+            continue;
+        };
+        let proxy = lab::Proxy::serving(lab::Behaviour::Banner("HTTP/1.0 200 OK\r\n\r\nhello\n"));
+        let name = format!("{program}.some.test");
+        let at = path.display();
+        let line = match program {
+            "curl" => format!("{at} -sS --max-time 20 http://{name}/"),
+            "wget" => format!("{at} -q -T 20 -t 1 -O - http://{name}/"),
+            "python3" => {
+                format!("{at} -c 'import urllib.request as u; u.urlopen(\"http://{name}/\", timeout=20).read()'")
+            }
+            "node" => format!("{at} -e 'require(\"http\").get(\"http://{name}/\", r => r.resume())'"),
+            "git" => format!("timeout 20 {at} ls-remote http://{name}/x.git"),
+            "ssh" => format!("{at} -F /dev/null -o BatchMode=yes -o ConnectTimeout=20 {name} true"),
+            _ => format!("{at} hosts {name} && {} connect {name}:80", lab::tool("probe")),
+        };
+        Jail::socks5(proxy.addr, "").shell("app:proxy", &line);
+        let asked = proxy.wait_asked(1);
+        assert!(asked.iter().all(|a| a.host == name && a.kind == 3), "{program}: {asked:?}");
+    }
+}

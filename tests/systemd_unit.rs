@@ -1,0 +1,39 @@
+//! netjail as a unit of a host that systemd has booted.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod lab;
+
+const REGISTRY: &str = "version: \"1.0\"\nnamespace: app\nentries:\n  \
+                        - {name: proxy, kind: network.socks5, host: 127.0.0.1, port: 1080}\n";
+
+#[test]
+fn the_lab_boots_a_host_and_runs_a_script_in_it() {
+    root_only!();
+    require!(lab::systemd::lack().is_none(), "{}", lab::systemd::lack().unwrap());
+    let done = lab::systemd::boot("systemctl is-system-running; cat /proc/1/comm", &[], false);
+    assert!(done.out.contains("systemd\n") && done.out.contains("status 0"), "{done:?}");
+}
+
+#[test]
+fn a_unit_runs_behind_a_proxy() {
+    root_only!();
+    require!(lab::systemd::lack().is_none(), "{}", lab::systemd::lack().unwrap());
+    let script = "ip link set lo up; ip addr add 203.0.113.80/32 dev lo; microsocks -i 0.0.0.0 -p 1080 &\n\
+                  until (exec 3<>/dev/tcp/127.0.0.1/1080) 2>/dev/null; do sleep 0.05; done\n\
+                  systemd-run --wait --pipe -q /netjail run --registry /registry.yaml --network app:proxy -- \
+                  /probe connect 203.0.113.80:1080; echo code $?";
+    let script = format!("cat >/inner <<'EOF'\n{script}\nEOF\nbash /inner");
+    let done = lab::systemd::boot(&script, &[("registry.yaml", REGISTRY)], false);
+    assert!(done.out.contains("code 0") && done.out.contains("connected 203.0.113.80"), "{done:?}");
+}
+
+#[test]
+fn a_masked_proc_is_explained() {
+    root_only!();
+    require!(lab::systemd::lack().is_none(), "{}", lab::systemd::lack().unwrap());
+    let script = "useradd -m u\n\
+                  runuser -u u -- /netjail run --network nil -- /bin/true; echo code $?";
+    let done = lab::systemd::boot(script, &[("registry.yaml", REGISTRY)], true);
+    assert!(done.out.contains("code 125") && done.out.contains("/proc"), "{done:?}");
+}

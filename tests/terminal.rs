@@ -1,0 +1,175 @@
+//! At a terminal a jail is a job like any other: Ctrl-C, Ctrl-Z, fg, window size, pipelines, exit codes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod lab;
+
+use std::time::Duration;
+
+use lab::Jail;
+use lab::pty::Pty;
+
+/// An interactive bash in which `$J` is `netjail run … --`.
+fn shell(jail: &Jail) -> Pty {
+    let run = jail.run_command("app:proxy", &[]);
+    let mut command = jail.command("/bin/bash".as_ref(), &["--norc", "--noprofile", "-i"]);
+    let words: Vec<&str> =
+        std::iter::once(run.get_program()).chain(run.get_args()).map(|w| w.to_str().unwrap()).collect();
+    command.env("J", words.join(" "));
+    Pty::bash(command)
+}
+
+fn jail() -> Jail {
+    Jail::socks5(lab::servers::refusing(), "")
+}
+
+fn code(bash: &mut Pty) -> String {
+    bash.send("echo co''de-$?.\r");
+    bash.expect("code-");
+    let text = bash.expect(".");
+    bash.expect("ready> ");
+    text.trim_end_matches('.').to_owned()
+}
+
+#[test]
+fn ctrl_c_ends_the_command_with_130_and_the_loop_of_the_shell() {
+    let jail = jail();
+    let mut bash = shell(&jail);
+    bash.send("while :; do $J sh -c 'echo up-$((40+2)); exec sleep 1000'; done\r");
+    bash.expect("up-42");
+    bash.send("\x03");
+    bash.expect("ready> ");
+    assert_eq!(code(&mut bash), "130");
+}
+
+#[test]
+fn ctrl_backslash_ends_the_command_with_131() {
+    let jail = jail();
+    let mut bash = shell(&jail);
+    bash.send("ulimit -c 0; $J sh -c 'echo up-$((40+2)); exec sleep 1000'\r");
+    bash.expect("up-42");
+    bash.send("\x1c");
+    bash.expect("ready> ");
+    assert_eq!(code(&mut bash), "131");
+}
+
+#[test]
+fn ctrl_z_stops_the_job_and_fg_continues_it() {
+    let jail = jail();
+    let mut bash = shell(&jail);
+    bash.send("$J sh -c 'echo up-$((40+2)); read line; echo read-$line-$((1+1)); exit 6'\r");
+    bash.expect("up-42");
+    bash.send("\x1a");
+    bash.expect("Stopped");
+    bash.expect("ready> ");
+    bash.send("jobs\r");
+    bash.expect("Stopped");
+    bash.expect("ready> ");
+    bash.send("fg\r");
+    lab::wait_for("the job in the foreground", Duration::from_secs(10), || {
+        (bash.foreground() != bash.pid()).then_some(())
+    });
+    bash.send("word\r");
+    bash.expect("read-word-2");
+    bash.expect("ready> ");
+    assert_eq!(code(&mut bash), "6");
+}
+
+#[test]
+fn a_stopped_job_continues_in_the_background() {
+    let jail = jail();
+    let mut bash = shell(&jail);
+    bash.send("$J sh -c 'echo up-$((40+2)); while [ ! -e go ]; do sleep 0.05; done; echo done-$((50+5))'\r");
+    bash.expect("up-42");
+    bash.send("\x1a");
+    bash.expect("Stopped");
+    bash.expect("ready> ");
+    bash.send("bg\r");
+    bash.expect("ready> ");
+    std::fs::write(jail.work().join("go"), "").unwrap();
+    bash.expect("done-55");
+}
+
+#[test]
+fn the_commands_own_stop_stops_the_job() {
+    let jail = jail();
+    let mut bash = shell(&jail);
+    bash.send("$J sh -c 'kill -STOP $$; echo again-$((40+2))'\r");
+    bash.expect("Stopped");
+    bash.expect("ready> ");
+    bash.send("fg\r");
+    bash.expect("again-42");
+    bash.expect("ready> ");
+    assert_eq!(code(&mut bash), "0");
+}
+
+#[test]
+fn the_window_size_and_its_changes_are_seen_inside() {
+    let jail = jail();
+    let mut bash = shell(&jail);
+    bash.send("$J bash --norc -c 'trap \"stty size; exit 3\" WINCH; stty size; echo up-$((40+2)); while :; do sleep 0.05; done'\r");
+    bash.expect("24 80");
+    bash.expect("up-42");
+    bash.resize(100, 50);
+    bash.expect("50 100");
+    bash.expect("ready> ");
+    assert_eq!(code(&mut bash), "3");
+}
+
+#[test]
+fn an_interactive_shell_inside_has_job_control_and_leaves_the_terminal_as_it_was() {
+    let jail = jail();
+    let mut bash = shell(&jail);
+    bash.send("$J bash --norc --noprofile -i\r");
+    bash.send("PS1='in''side> '\r");
+    bash.expect("inside> ");
+    let shell_inside = bash.foreground();
+    bash.send("sleep 1000\r");
+    lab::wait_for("sleep in the foreground", Duration::from_secs(10), || {
+        (bash.foreground() != shell_inside).then_some(())
+    });
+    bash.send("\x1a");
+    bash.expect("Stopped");
+    bash.expect("inside> ");
+    bash.send("kill %1; exit 4\r");
+    bash.expect("ready> ");
+    assert_eq!(code(&mut bash), "4");
+    assert_eq!(bash.foreground(), bash.pid(), "the terminal belongs to the outer shell again");
+    bash.send("tty >/dev/null && echo fi''ne\r");
+    bash.expect("fine");
+}
+
+#[test]
+fn pipelines_of_two_jails_work_and_end_together() {
+    let jail = jail();
+    let mut bash = shell(&jail);
+    bash.send("$J sh -c 'echo ab' | $J tr a-z A-Z\r");
+    bash.expect("AB");
+    bash.expect("ready> ");
+    bash.send("$J yes | $J head -1; echo \"st${x}atus ${PIPESTATUS[*]}\"\r");
+    bash.expect("status 141 0");
+}
+
+#[test]
+fn the_command_has_the_terminal_as_its_own() {
+    let jail = jail();
+    let mut bash = shell(&jail);
+    bash.send("$J sh -c 'tty; echo to-the-tty-$((1+1)) >/dev/tty; ps -o tpgid= -p $$ >/dev/null; exit 0'\r");
+    bash.expect("/dev/");
+    bash.expect("to-the-tty-2");
+    bash.expect("ready> ");
+}
+
+#[test]
+fn netjail_shell_is_the_users_shell_in_a_jail() {
+    let jail = jail();
+    let registry = jail.registry_file().display().to_string();
+    let words = ["shell", "--registry", &registry, "--network", "app:proxy"];
+    let mut command = jail.netjail(&words);
+    command.env("SHELL", "/bin/bash");
+    let mut pty = Pty::start(command);
+    pty.send("echo sh''ell-$((40+2)); readlink /proc/self/ns/net; exit 8\r");
+    pty.expect("shell-42");
+    pty.expect("net:[");
+    assert_eq!(pty.finish().code(), Some(8));
+}
