@@ -116,6 +116,9 @@ pub struct ExecArguments {
 /// Arguments of `stop`.
 #[derive(Debug, Args)]
 pub struct StopArguments {
+    /// How many seconds the command has to end after SIGTERM before everything is killed.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub grace: u32,
     /// The jails' names.
     #[arg(required = true, value_name = "JAIL")]
     pub jails: Vec<String>,

@@ -1,14 +1,17 @@
 //! `netjail stop`.
 
+use std::time::Duration;
+
 use super::args::StopArguments;
 use crate::roles::{client, front};
 
 /// Ends jails; the status is 1 if one of them could not be ended.
 pub fn run(arguments: &StopArguments) -> i32 {
     let folder = super::run_folder();
+    let grace = Duration::from_secs(arguments.grace.into());
     let mut status = 0;
     for jail in &arguments.jails {
-        if let Err(error) = client::stop(&folder, jail) {
+        if let Err(error) = client::stop(&folder, jail, grace) {
             front::say(&error.to_string());
             status = 1;
         }

@@ -111,7 +111,7 @@ pub enum FrontToInit {
 pub enum InitToWarden {
     /// The TUN queues, one descriptor each.
     Queues,
-    /// A new command's end of its talk with the mediator; one descriptor. See [`PayloadToMediator`].
+    /// A new command; one descriptor, the mediator's end of the pair on which the command hands its filter's listener over.
     Command,
     /// The command has been started: the jail shows up in `ps`.
     Running,
@@ -124,10 +124,14 @@ pub enum WardenToInit {
     Ready,
     /// The relay or the driver failed; there is no jail.
     Failed(Refusal),
-    /// End the jail.
-    Stop,
-    /// A new mediator has taken the old one's place; one descriptor, init's end of their channel.
-    Mediator,
+    /// End the jail: ask the command to end (SIGTERM), and kill it if it has not done so in time.
+    Stop {
+        /// How long it has, in ms.
+        grace: u32,
+    },
+    /// Somebody outside wants a command started; one descriptor, init's end of the channel to the [`usher`](crate::roles::usher)
+    /// that has looked at what came with the wish.
+    Usher,
 }
 
 /// warden -> relay, on the channel of the whole process; each worker has another one.
@@ -173,40 +177,9 @@ pub enum RelayToWarden {
     Finished,
 }
 
-/// warden -> mediator.
+/// usher -> init.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum WardenToMediator {
-    /// A client that wants a command started; one descriptor, the client's connection, from which an
-    /// [`ExecRequest`] is to be read.
-    Client,
-    /// A command's pre-exec end; one descriptor, on which [`PayloadToMediator`] is to be read.
-    Command,
-}
-
-/// mediator -> warden.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum MediatorToWarden {
-    /// It has gone round its loop; the warden replaces a mediator that says nothing for too long.
-    Alive,
-}
-
-/// A command just before `exec` -> mediator.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum PayloadToMediator {
-    /// My seccomp listener; one descriptor.
-    Listener,
-}
-
-/// mediator -> a command just before `exec`.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum MediatorToPayload {
-    /// Your calls are looked after; go on.
-    Mediating,
-}
-
-/// mediator -> init.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum MediatorToInit {
+pub enum UsherToInit {
     /// Start a command. Descriptors: the client's connection, a memory file that holds the
     /// [`Command`](crate::jail::payload::Command), and three streams unless a terminal is wanted.
     Start {
@@ -220,13 +193,16 @@ pub enum MediatorToInit {
 pub enum ClientRequest {
     /// What is this jail?
     Status,
-    /// End it.
-    Stop,
-    /// The next packet on this connection is an [`ExecRequest`], to be read by the mediator.
+    /// End it: ask the command to end (SIGTERM), and kill it if it has not done so in time.
+    Stop {
+        /// How long it has, in ms.
+        grace: u32,
+    },
+    /// Start a command: wait for [`ClientAnswer::GoOn`], then send an [`ExecRequest`].
     Exec,
 }
 
-/// A client outside -> mediator. Descriptors: a memory file with the [`Command`](crate::jail::payload::Command), and
+/// A client outside -> usher. Descriptors: a memory file with the [`Command`](crate::jail::payload::Command), and
 /// three streams unless a terminal is wanted.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ExecRequest {

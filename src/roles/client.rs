@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -65,10 +66,10 @@ pub fn status(folder: &Path, name: &str) -> Result<JailStatus, ClientError> {
     }
 }
 
-/// Ends a jail and waits until it is gone.
-pub fn stop(folder: &Path, name: &str) -> Result<(), ClientError> {
+/// Asks a jail's command to end, kills the jail if it has not in time, and waits until it is gone.
+pub fn stop(folder: &Path, name: &str, grace: Duration) -> Result<(), ClientError> {
     let jail = rundir::open(folder, name)?;
-    jail.send(&ClientRequest::Stop)?;
+    jail.send(&ClientRequest::Stop { grace: u32::try_from(grace.as_millis()).unwrap_or(u32::MAX) })?;
     loop {
         match jail.receive() {
             Ok((ClientAnswer::Stopping, _)) => {}

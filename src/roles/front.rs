@@ -117,19 +117,18 @@ fn supervise(options: &RunOptions, ignored: u64) -> Result<Ending, Stop> {
     let (to_warden, warden_end) = channel::pair::<FrontToWarden, WardenToFront>().map_err(|e| no_channel(&e))?;
     let (to_init, init_end) = channel::pair::<FrontToInit, InitToFront>().map_err(|e| no_channel(&e))?;
     let (init_warden, warden_init) = channel::pair().map_err(|e| no_channel(&e))?;
-    let (mediator_init, init_mediator) = channel::pair().map_err(|e| no_channel(&e))?;
 
     // SAFETY: front has started no thread.
     let warden_pid = match unsafe { fork::role(c"nj-warden", Bond::Finishes) } {
         Ok(fork::Side::Parent(pid)) => pid,
         Ok(fork::Side::Child) => {
             // The copies of the other roles' ends, so that their channels end with them.
-            drop((to_warden, to_init, init_end, init_warden, init_mediator, handled));
-            warden::run(options, warden::Ends { front: warden_end, init: warden_init, mediator_init })
+            drop((to_warden, to_init, init_end, init_warden, handled));
+            warden::run(options, warden::Ends { front: warden_end, init: warden_init })
         }
         Err(e) => return Err(own("can not start the warden")(&e).into()),
     };
-    drop((warden_end, warden_init, mediator_init));
+    drop((warden_end, warden_init));
 
     let prepared = prepare(&to_warden)?;
     let environment = environment(options, &prepared);
@@ -140,11 +139,11 @@ fn supervise(options: &RunOptions, ignored: u64) -> Result<Ending, Stop> {
     let child = match side {
         Side::Child => {
             drop((to_warden, to_init, handled));
-            init::run(plan, init::Ends { front: init_end, warden: init_warden, mediator: init_mediator })
+            init::run(plan, init::Ends { front: init_end, warden: init_warden })
         }
         Side::Parent(child) => child,
     };
-    drop((init_end, init_warden, init_mediator, plan));
+    drop((init_end, init_warden, plan));
 
     let ending =
         Watch { init: &to_init, warden: &to_warden, signals: &handled, child: child.pid, verbose: options.verbose }
@@ -329,7 +328,7 @@ fn reap(pid: Pid) -> Option<WaitStatus> {
     }
 }
 
-/// Lets the warden write its last records, and prints its summary.
+/// Lets the warden write its last records and clear up, and prints its summary.
 fn finish_warden(warden: &Channel<FrontToWarden, WardenToFront>, pid: Pid, options: &RunOptions) {
     let _ = warden.send(&FrontToWarden::Finish);
     let mut polled = [PollFd::new(warden.as_fd(), PollFlags::POLLIN)];
@@ -340,7 +339,6 @@ fn finish_warden(warden: &Channel<FrontToWarden, WardenToFront>, pid: Pid, optio
                 if let Some(summary) = summary.filter(|_| !options.quiet) {
                     let _ = writeln!(io::stderr(), "{summary}");
                 }
-                break;
             }
             Ok((WardenToFront::Say(text), _)) => say(&text),
             Ok(_) => {}

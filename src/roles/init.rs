@@ -12,6 +12,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -19,18 +20,20 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::WaitPidFlag;
 use nix::unistd::{ForkResult, Pid, User, fork, getegid, geteuid, pipe2};
 
 use super::fork::exit;
 use super::{RunOptions, front};
-use crate::control::channel::{self, Channel};
+use crate::control::channel::Channel;
 use crate::control::messages::{
-    ClientAnswer, ClientSignal, Ending, FrontToInit, InitToFront, InitToWarden, MediatorToInit, MediatorToPayload,
-    PayloadToMediator, Prepared, Refusal, WardenToInit, take,
+    ClientAnswer, ClientSignal, Ending, FrontToInit, InitToFront, InitToWarden, Prepared, Refusal, UsherToInit,
+    WardenToInit, take,
 };
 use crate::jail::payload::{self, Attributes, Command, Identity, Setting, StageError, Streams, ignore};
 use crate::jail::{counters, identity, landlock, mounts, namespaces, network, seccomp};
+use crate::mediate;
 use crate::names::pool;
 use crate::tun;
 
@@ -87,7 +90,7 @@ impl Plan {
             queues: options.workers,
             wait: options.wait,
             view,
-            filter: seccomp::Options { sockets: seccomp::Sockets::Host, ..Default::default() },
+            filter: seccomp::Options::default(),
             shares: counters::Shares::of_caller(),
         })
     }
@@ -118,8 +121,6 @@ pub struct Ends {
     pub front: Channel<InitToFront, FrontToInit>,
     /// To the warden.
     pub warden: Channel<InitToWarden, WardenToInit>,
-    /// From the mediator.
-    pub mediator: Channel<(), MediatorToInit>,
 }
 
 /// The main loop; never returns.
@@ -231,14 +232,17 @@ struct Running {
     plan: Plan,
     ends: Ends,
     commands: Vec<Started>,
-    mediator_lives: bool,
+    /// Of `exec` requests whose command is not started yet.
+    ushers: Vec<Channel<(), UsherToInit>>,
     /// How the command that the jail was made for ended; with `--wait` others may go on.
     ending: Option<Ending>,
+    /// When a jail that was asked to end is ended.
+    killing_at: Option<Instant>,
 }
 
 impl Running {
     fn new(plan: Plan, ends: Ends) -> Self {
-        Self { plan, ends, commands: Vec::new(), mediator_lives: true, ending: None }
+        Self { plan, ends, commands: Vec::new(), ushers: Vec::new(), ending: None, killing_at: None }
     }
 
     fn until_the_end(mut self) -> i32 {
@@ -280,15 +284,17 @@ impl Running {
                 polled.push(PollFd::new(children.as_fd(), PollFlags::empty()));
             }
         }
-        if self.mediator_lives {
-            polled.push(PollFd::new(self.ends.mediator.as_fd(), PollFlags::POLLIN));
-        }
-        if !matches!(poll(&mut polled, PollTimeout::NONE), Ok(_) | Err(Errno::EINTR)) {
+        polled.extend(self.ushers.iter().map(|usher| PollFd::new(usher.as_fd(), PollFlags::POLLIN)));
+        let patience = self.killing_at.map_or(PollTimeout::NONE, |at| {
+            PollTimeout::try_from(at.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX)
+        });
+        if !matches!(poll(&mut polled, patience), Ok(_) | Err(Errno::EINTR)) {
             return Turn::Over(1);
         }
         let ready: Vec<bool> = polled.iter().map(|p| p.revents().is_some_and(|events| !events.is_empty())).collect();
         drop(polled);
         let commands = self.commands.len();
+        let spoken: Vec<usize> = (0..self.ushers.len()).filter(|index| ready[fixed + commands + index]).collect();
 
         for index in 0..commands {
             if ready[fixed + index] {
@@ -305,8 +311,12 @@ impl Running {
         if ready[2] && !self.hear_warden() {
             return Turn::Over(1);
         }
-        if self.mediator_lives && ready.get(fixed + commands) == Some(&true) {
-            self.hear_mediator();
+        for index in spoken.into_iter().rev() {
+            let usher = self.ushers.swap_remove(index);
+            // One that closes without a word has refused its client.
+            if let Ok((UsherToInit::Start { terminal }, descriptors)) = usher.receive() {
+                self.start_for_client(terminal, descriptors);
+            }
         }
         self.settle()
     }
@@ -328,6 +338,11 @@ impl Running {
             } else {
                 index += 1;
             }
+        }
+        if self.killing_at.is_some_and(|at| at <= Instant::now()) {
+            let ending = self.ending.unwrap_or(Ending::Signalled(Signal::SIGKILL as i32));
+            let _ = self.ends.front.send(&InitToFront::Ended(ending));
+            return Turn::Over(0);
         }
         match self.ending {
             Some(ending) if !self.plan.wait || !has_children() => {
@@ -394,9 +409,7 @@ impl Running {
     fn hear_front(&mut self) -> bool {
         match self.ends.front.receive() {
             Ok((FrontToInit::Signal(number), _)) => {
-                if let Some(command) = self.commands.iter().find(|c| matches!(c.listener, Listener::Front)) {
-                    send_signal(command.pid, number);
-                }
+                self.signal_command(number);
                 true
             }
             Ok((FrontToInit::Mapped, _)) => true,
@@ -405,29 +418,29 @@ impl Running {
         }
     }
 
+    /// Signals the command that the jail was made for.
+    fn signal_command(&self, number: i32) {
+        if let Some(command) = self.commands.iter().find(|c| matches!(c.listener, Listener::Front)) {
+            send_signal(command.pid, number);
+        }
+    }
+
     fn hear_warden(&mut self) -> bool {
         match self.ends.warden.receive() {
-            Ok((WardenToInit::Mediator, descriptors)) => {
+            Ok((WardenToInit::Usher, descriptors)) => {
                 if let Ok([fd]) = take(descriptors) {
-                    self.ends.mediator = fd.into();
-                    self.mediator_lives = true;
+                    self.ushers.push(fd.into());
                 }
                 true
             }
             Ok((WardenToInit::Ready, _)) => true,
-            Ok((WardenToInit::Stop, _)) => {
-                let _ = self.ends.front.send(&InitToFront::Ended(Ending::Signalled(Signal::SIGTERM as i32)));
-                false
+            Ok((WardenToInit::Stop { grace }, _)) => {
+                self.signal_command(Signal::SIGTERM as i32);
+                self.signal_command(Signal::SIGCONT as i32);
+                self.killing_at = Some(Instant::now() + Duration::from_millis(grace.into()));
+                true
             }
             Ok((WardenToInit::Failed(_), _)) | Err(_) => false,
-        }
-    }
-
-    fn hear_mediator(&mut self) {
-        match self.ends.mediator.receive() {
-            Ok((MediatorToInit::Start { terminal }, descriptors)) => self.start_for_client(terminal, descriptors),
-            // The warden puts another one in its place.
-            Err(_) => self.mediator_lives = false,
         }
     }
 
@@ -476,8 +489,8 @@ impl Running {
         let (errors, report) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
         let (ask, asked) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
         let (answer, answered) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
-        let (ours, mediators) = channel::pair::<PayloadToMediator, MediatorToPayload>()
-            .map_err(|e| failed(Errno::from_raw(e.raw_os_error().unwrap_or(libc::EMFILE))))?;
+        let (ours, mediators) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).map_err(failed)?;
         if self.ends.warden.send_with(&InitToWarden::Command, &[mediators.as_fd()]).is_err() {
             return Err(StageError::new("reach the mediator", Errno::ENOTCONN));
         }
@@ -538,19 +551,16 @@ fn next_child_news() -> Option<(Pid, News)> {
 }
 
 /// The last stage before `exec`: the filter, and its listener in the mediator's hands.
-fn confine(
-    options: seccomp::Options,
-    mediator: &Channel<PayloadToMediator, MediatorToPayload>,
-) -> Result<(), StageError> {
-    let unfiltered = |_| StageError::new("install the system call filter", Errno::EACCES);
+fn confine(options: seccomp::Options, mediator: &OwnedFd) -> Result<(), StageError> {
     let policy = seccomp::payload::policy(options);
-    let installed = seccomp::install(&policy, seccomp::install::Scope::Thread, true).map_err(unfiltered)?;
-    let unheard = |_| StageError::new("reach the mediator", Errno::ENOTCONN);
-    let Some(listener) = installed.listener else { return Ok(()) };
-    mediator.send_with(&PayloadToMediator::Listener, &[listener.as_fd()]).map_err(unheard)?;
-    match mediator.receive().map_err(unheard)? {
-        (MediatorToPayload::Mediating, _) => Ok(()),
+    let listens = options.sockets == seccomp::Sockets::Jail;
+    let installed = seccomp::install(&policy, seccomp::install::Scope::Thread, listens)
+        .map_err(|_| StageError::new("install the system call filter", Errno::EACCES))?;
+    if listens {
+        mediate::hand_over(mediator.as_fd(), installed)
+            .map_err(|errno| StageError::new("hand its connects to the mediator", errno))?;
     }
+    Ok(())
 }
 
 /// Root: writes the full range of ids for a command that has just made its own user namespace. A command that fails before

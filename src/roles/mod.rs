@@ -3,7 +3,8 @@
 //! - [`front`]: what the shell waits for. Terminal, signals, exit status.
 //! - [`warden`]: registry, policy, log, control socket; dials the proxy and hands the descriptors to the relay.
 //! - [`relay`]: packets, flows and the replies of a proxy, in a cage.
-//! - [`mediator`]: everything that touches a descriptor of a stranger.
+//! - [`mediator`]: executes the jail's connects on copies of its own.
+//! - [`usher`]: takes the descriptors that come with one `exec`.
 //! - [`init`]: pid 1 of the jail, the only fork server.
 
 pub mod client;
@@ -14,6 +15,7 @@ pub mod mediator;
 pub mod relay;
 pub mod streams;
 pub mod terminal;
+pub mod usher;
 pub mod warden;
 
 use std::ffi::OsString;

@@ -319,6 +319,50 @@ pub fn warden() -> Policy {
     Policy { rows, otherwise: Verdict::Allow, foreign: Verdict::Kill }
 }
 
+/// The usher's cage: read one request, look at what came with it, pass it on.
+pub fn usher() -> Policy {
+    let rows = vec![
+        allow(calls![SYS_read, SYS_write, SYS_recvmsg, SYS_close], "One message, and what came with it."),
+        Row {
+            calls: calls![SYS_sendmsg],
+            rule: permit(vec![vec![(Field::Low(2), Test::Masked(libc::MSG_FASTOPEN as u32, 0))]]),
+            why: "Passing it on.",
+        },
+        allow(
+            calls![
+                SYS_fstat,
+                SYS_newfstatat,
+                SYS_statx,
+                SYS_fstatfs,
+                SYS_readlinkat,
+                SYS_openat,
+                SYS_getsockopt,
+                SYS_getsockname,
+                SYS_getpeername
+            ],
+            "What a descriptor is.",
+        ),
+        #[cfg(target_arch = "x86_64")]
+        allow(calls![SYS_readlink], "The same."),
+        Row {
+            calls: calls![SYS_fcntl],
+            rule: permit([libc::F_GETFL, libc::F_SETFL, libc::F_GETFD].map(|c| vec![is(1, c as u32)]).into()),
+            why: "What a descriptor is open for.",
+        },
+        Row {
+            calls: calls![SYS_ioctl],
+            rule: permit([libc::TCGETS as u32, TIOCGPTN].map(|request| vec![is(1, request)]).into()),
+            why: "Whether it is a terminal, and which side of one.",
+        },
+        memory(),
+        allow(runtime_calls(), "The runtime."),
+    ];
+    Policy { rows, otherwise: Verdict::Errno(EPERM), foreign: Verdict::Kill }
+}
+
+/// `TIOCGPTN` (include/uapi/asm-generic/ioctls.h).
+const TIOCGPTN: u32 = 0x8004_5430;
+
 fn event_calls() -> Vec<super::assembler::Call> {
     #[allow(unused_mut)]
     let mut calls = calls![

@@ -22,8 +22,8 @@ pub const MOST_WAITING: usize = 4096;
 /// What a client wants that the warden must do.
 #[derive(Debug)]
 pub enum Wish {
-    /// End the jail; the client waits for its connection to close.
-    Stop,
+    /// End the jail within so many ms; the client waits for its connection to close.
+    Stop(u32),
     /// Start a command: the mediator takes the connection.
     Exec(OwnedFd),
 }
@@ -88,9 +88,9 @@ impl Clients {
                 let _ = self.connected[index].send(&ClientAnswer::Status(self.status.clone()));
                 None
             }
-            Ok((ClientRequest::Stop, _)) => {
+            Ok((ClientRequest::Stop { grace }, _)) => {
                 let _ = self.connected[index].send(&ClientAnswer::Stopping);
-                Some(Wish::Stop)
+                Some(Wish::Stop(grace))
             }
             Ok((ClientRequest::Exec, _)) => Some(Wish::Exec(self.connected.remove(index).into())),
             Err(ChannelError::WouldBlock) => None,

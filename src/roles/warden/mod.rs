@@ -16,20 +16,23 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, setsid};
 
 use super::fork::{self, Bond, exit};
-use super::{RunOptions, mediator, relay};
+use super::{RunOptions, mediator, relay, usher};
 use crate::control::channel::{self, Channel, ChannelError};
 use crate::control::messages::{
-    FrontToWarden, InitToWarden, MediatorToInit, MediatorToWarden, Refusal, RelaySetup, RelayToWarden, WardenToFront,
-    WardenToInit, WardenToMediator, WardenToRelay, take,
+    FrontToWarden, InitToWarden, Refusal, RelaySetup, RelayToWarden, UsherToInit, WardenToFront, WardenToInit,
+    WardenToRelay, take,
 };
 use crate::control::worker::{FromWarden, ToWarden};
+use crate::log::escape;
 use crate::log::sink::Sink;
 use crate::log::summary::Summary;
+use crate::mediate::{FromMediator, ToMediator};
 use crate::overlay::DialError;
 use crate::registry::Kind;
 use clients::{Clients, Wish};
@@ -47,13 +50,13 @@ pub struct Ends {
     pub front: Channel<WardenToFront, FrontToWarden>,
     /// To init.
     pub init: Channel<WardenToInit, InitToWarden>,
-    /// The first mediator's end of its channel to init.
-    pub mediator_init: Channel<MediatorToInit, ()>,
 }
 
 /// The main loop; never returns.
 pub fn run(options: &RunOptions, ends: Ends) -> ! {
     let _ = setsid();
+    // What the mediator and the ushers leave behind comes here and not to the machine's init.
+    let _ = prctl::set_child_subreaper(true);
     let front = match ends.front.as_fd().try_clone_to_owned() {
         Ok(fd) => Channel::<WardenToFront, FrontToWarden>::from(fd),
         Err(_) => exit(1),
@@ -91,7 +94,7 @@ struct Warden {
     front: Channel<WardenToFront, FrontToWarden>,
     init: Option<Channel<WardenToInit, InitToWarden>>,
     relay: Role<WardenToRelay, RelayToWarden>,
-    mediator: Role<WardenToMediator, MediatorToWarden>,
+    mediator: Role<ToMediator, FromMediator>,
     workers: Vec<Option<Worker>>,
     /// Dials of (worker, number) that wait for the proxy's name.
     waiting: Vec<(usize, u64)>,
@@ -127,12 +130,12 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
     let mediator_pid = match unsafe { fork::role(c"nj-mediator", Bond::DiesWithParent) } {
         Ok(fork::Side::Parent(pid)) => pid,
         Ok(fork::Side::Child) => {
-            drop((ends.front, ends.init, to_relay, to_mediator));
-            mediator::run(mediator::Ends { warden: mediator_end, init: ends.mediator_init })
+            drop((ends, to_relay, to_mediator));
+            mediator::run(mediator_end)
         }
         Err(e) => return Err(own("can not start the mediator")(&e)),
     };
-    drop((mediator_end, ends.mediator_init));
+    drop(mediator_end);
 
     // Before the standard streams go: the log may be standard error.
     let chosen = prepare::choose(options, &ends.front)?;
@@ -186,6 +189,8 @@ enum Source {
 impl Warden {
     /// Waits for one round of events and handles it.
     fn turn(&mut self) {
+        // Ushers that are done; the relay's and the mediator's ends are heard on their channels.
+        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
         let (mut polled, sources) = self.sources();
         match poll(&mut polled, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -257,7 +262,7 @@ impl Warden {
             }
             Ok((InitToWarden::Command, descriptors)) => {
                 if let Ok([fd]) = take(descriptors) {
-                    let _ = self.mediator.channel.send_with(&WardenToMediator::Command, &[fd.as_fd()]);
+                    let _ = self.mediator.channel.send_with(&ToMediator::Command, &[fd.as_fd()]);
                 }
             }
             Ok((InitToWarden::Running, _)) => {}
@@ -319,34 +324,56 @@ impl Warden {
     }
 
     fn hear_mediator(&mut self) {
-        match self.mediator.channel.receive() {
-            Ok((MediatorToWarden::Alive, _)) => {}
-            Err(_) => {
-                if let Err(refusal) = self.replace_mediator() {
-                    self.fail(refusal);
-                }
+        let text = match self.mediator.channel.receive() {
+            Ok((FromMediator::Refused { path, .. }, _)) => {
+                let path = String::from_utf8_lossy(&path).into_owned();
+                self.say_verbosely(&format!(
+                    "the socket {} is not the jail's own, so connecting to it was refused",
+                    escape(&path)
+                ));
+                return;
             }
+            Ok((FromMediator::ForeignArchitecture { .. }, _)) => {
+                "a 32-bit program in the jail got ENOSYS for its system calls: only 64-bit programs run in a jail"
+            }
+            Ok((FromMediator::Unreadable { .. }, _)) => {
+                "a program whose file nobody in the jail may read could not connect: its memory can not be read either"
+            }
+            Ok((FromMediator::TooManyBound, _)) => {
+                "the jail has bound too many unix sockets; the latest can not be connected to"
+            }
+            Ok((FromMediator::Replaced, _)) => {
+                "the jail had blocked its mediator, which was replaced; connects under way have failed"
+            }
+            Err(ChannelError::WouldBlock) => return,
+            // A jail whose connects nobody executes is a broken one.
+            Err(_) => {
+                let why = "the jail's mediator died; its connects could not be looked after any more, and it was ended";
+                return self.fail(Refusal(why.into()));
+            }
+        };
+        let _ = self.front.send(&WardenToFront::Say(text.into()));
+    }
+
+    fn say_verbosely(&self, text: &str) {
+        if self.chosen.verbose {
+            let _ = self.front.send(&WardenToFront::Say(text.into()));
         }
     }
 
-    /// A new mediator in the place of one that is gone; what it was doing has failed.
-    fn replace_mediator(&mut self) -> Result<(), Refusal> {
-        let _ = kill(self.mediator.pid, Signal::SIGKILL);
-        let _ = waitpid(self.mediator.pid, None);
-        let (to_mediator, mediator_end) = channel::pair().map_err(|e| own("can not make a channel")(&e))?;
-        let (mediator_init, init_end) =
-            channel::pair::<MediatorToInit, ()>().map_err(|e| own("can not make a channel")(&e))?;
+    /// A process for what came with one client's wish, between the client and init.
+    fn usher_in(&mut self, client: OwnedFd) -> std::io::Result<()> {
+        let (to_init, init_end) = channel::pair::<UsherToInit, ()>()?;
         // SAFETY: the only other thread looks up a name; it holds no lock but glibc's own, which fork(3) resets.
-        match unsafe { fork::role(c"nj-mediator", Bond::DiesWithParent) } {
-            Ok(fork::Side::Parent(pid)) => self.mediator = Role { pid, channel: to_mediator },
-            Ok(fork::Side::Child) => {
-                fork::close_all_but(&[mediator_end.as_raw_fd(), mediator_init.as_raw_fd()]);
-                mediator::run(mediator::Ends { warden: mediator_end, init: mediator_init })
+        match unsafe { fork::role(c"nj-usher", Bond::DiesWithParent) }? {
+            fork::Side::Parent(_) => {}
+            fork::Side::Child => {
+                fork::close_all_but(&[client.as_raw_fd(), to_init.as_raw_fd()]);
+                usher::run(client, to_init)
             }
-            Err(e) => return Err(own("can not start another mediator")(&e)),
         }
         if let Some(init) = &self.init {
-            init.send_with(&WardenToInit::Mediator, &[init_end.as_fd()]).map_err(|e| own("can not reach init")(&e))?;
+            let _ = init.send_with(&WardenToInit::Usher, &[init_end.as_fd()]);
         }
         Ok(())
     }
@@ -415,9 +442,10 @@ impl Warden {
     fn hear_client(&mut self, index: usize) {
         match self.clients.hear(index, self.summary.records()) {
             None => {}
-            Some(Wish::Stop) => self.tell_init(&WardenToInit::Stop),
+            Some(Wish::Stop(grace)) => self.tell_init(&WardenToInit::Stop { grace }),
             Some(Wish::Exec(client)) if self.up => {
-                let _ = self.mediator.channel.send_with(&WardenToMediator::Client, &[client.as_fd()]);
+                // A client whose usher can not be started sees its connection close.
+                let _ = self.usher_in(client);
             }
             Some(Wish::Exec(_)) => {}
         }
@@ -439,13 +467,22 @@ impl Warden {
         let _ = kill(self.mediator.pid, Signal::SIGKILL);
         let left = until.saturating_duration_since(Instant::now());
         let unwritten = self.sink.take().map_or(0, |sink| sink.finish(left));
-        let mut text = self.chosen.wants_summary.then(|| self.summary.to_string());
+        let mut text = self.chosen.verbose.then(|| self.summary.to_string());
         if unwritten > 0 {
             text.get_or_insert_default().push_str(&format!("\nnetjail: the log lacks {unwritten} records"));
         }
         self.clients.close();
         let _ = self.front.send(&WardenToFront::Finished(text));
-        let _ = kill(self.relay.pid, Signal::SIGKILL);
+        for role in [self.relay.pid, self.mediator.pid] {
+            let _ = kill(role, Signal::SIGKILL);
+            let _ = waitpid(role, None);
+        }
+        // The mediator's own child came to this process when its parent went; it dies of that, unless it hangs in the
+        // kernel on a descriptor of the jail's.
+        let patience = Instant::now() + LAST_WORDS;
+        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok() && Instant::now() < patience {
+            let _ = poll(&mut [], PollTimeout::from(1u8));
+        }
     }
 
     /// Takes records of workers until they close their channels.

@@ -32,7 +32,7 @@ pub struct Chosen {
     /// Where control sockets are.
     pub run_folder: PathBuf,
     /// `-v`.
-    pub wants_summary: bool,
+    pub verbose: bool,
     options: Options,
     secret_variables: Vec<String>,
     secret_files: Vec<PathBuf>,
@@ -89,7 +89,7 @@ pub fn choose(options: &RunOptions, front: &Channel<WardenToFront, FrontToWarden
         generation: loaded.generation,
         jail,
         run_folder,
-        wants_summary: options.verbose,
+        verbose: options.verbose,
         options: Options { allow_lan: options.allow_lan, mtu: options.mtu, hostname: options.hostname.clone() },
         secret_variables: loaded.secret_env.into_iter().collect(),
         secret_files: loaded.secret_files.into_iter().collect(),
