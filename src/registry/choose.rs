@@ -181,7 +181,9 @@ pub fn choose(loaded: &Loaded, requested: Option<&str>) -> Result<Choice, Choose
         (None, DefaultNetwork::Unset) => return Ok(choice(direct(), ChosenBy::Nobody)),
     };
     let Some(defined) = loaded.networks.get(&id) else {
-        let help = "the default network has gone".to_owned();
+        let help =
+            "it is the default network of the settings; name another one with --network, or change default_network"
+                .to_owned();
         return Err(ChooseError::Unknown { name: id.to_string(), help });
     };
     let kind = match &defined.network.kind {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use sha2::{Digest as _, Sha256};
 
+use super::Place;
 use super::diagnostic::{Diagnostic, Severity, word};
 use super::fields::Fields;
 use super::kinds::network::{self, Reference};
@@ -222,9 +223,15 @@ impl Loader<'_> {
                 None => DefaultNetwork::Direct,
                 Some((to, span)) => {
                     let reference = Reference { to, field: "default_network", span };
-                    match self.find(loaded, source, "`network_service`", None, &reference) {
-                        Some(id) => DefaultNetwork::Network(id),
-                        None => return,
+                    // Settings found beside a registry named by --registry may speak of another one; that matters only where
+                    // nothing else is chosen, and then it is an error, never a direct connection.
+                    let elsewhere = loaded.place == Some(Place::Explicit) && !loaded.names_settings;
+                    match reference.to.parse::<Id>() {
+                        Ok(id) if elsewhere && !loaded.networks.contains_key(&id) => DefaultNetwork::Network(id),
+                        _ => match self.find(loaded, source, "`network_service`", None, &reference) {
+                            Some(id) => DefaultNetwork::Network(id),
+                            None => return,
+                        },
                     }
                 }
             };

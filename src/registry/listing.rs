@@ -71,15 +71,12 @@ impl Loader<'_> {
         search: &Search,
         project: Option<&Path>,
     ) -> (Option<(Document, Node)>, Option<Place>) {
-        let mut places = Vec::new();
-        if search.explicit.is_empty() {
-            places.extend(project.map(|folder| (Place::Project(folder.to_owned()), folder.to_owned())));
-            places.push((Place::User(search.user.clone()), search.user.clone()));
-            places.push((Place::System(search.system.clone()), search.system.clone()));
-        } else {
-            let folders = search.explicit.iter().map(|path| search.cwd.join(path)).filter(|path| path.is_dir());
-            places.extend(folders.map(|folder| (Place::Explicit, folder)));
-        }
+        // --registry replaces the search for entries; which of them is the default is still said where it is always said.
+        let named = search.explicit.iter().map(|path| search.cwd.join(path)).filter(|path| path.is_dir());
+        let mut places: Vec<_> = named.map(|folder| (Place::Explicit, folder)).collect();
+        places.extend(project.map(|folder| (Place::Project(folder.to_owned()), folder.to_owned())));
+        places.push((Place::User(search.user.clone()), search.user.clone()));
+        places.push((Place::System(search.system.clone()), search.system.clone()));
         for (place, folder) in places {
             for name in settings::FILES {
                 let Some(document) = self.read(&folder.join(name), false) else { continue };

@@ -62,6 +62,8 @@ pub struct Loaded {
     pub project: Option<PathBuf>,
     /// Whether entries or settings come from the project.
     pub from_project: bool,
+    /// Whether the settings come from a place that the user named.
+    pub names_settings: bool,
     /// The owners of the project's files that were read.
     pub owners: BTreeSet<u32>,
     /// The networks.
@@ -174,8 +176,9 @@ impl<'e> Loader<'e> {
         let mut loaded = Loaded {
             cwd: search.cwd.clone(),
             place,
-            project: if search.explicit.is_empty() { project } else { None },
+            project: project.filter(|_| search.explicit.is_empty() || from_project),
             from_project,
+            names_settings: settings_place == Some(Place::Explicit),
             owners,
             networks: BTreeMap::new(),
             services: Vec::new(),

@@ -112,6 +112,10 @@ impl Store {
         self.folder.join(format!("{}.project", key(folder)))
     }
 
+    fn settings_path(&self, folder: &Path) -> PathBuf {
+        self.folder.join(format!("{}.settings", key(folder)))
+    }
+
     fn working_path(&self, folder: &Path) -> PathBuf {
         self.folder.join(format!("{}.folder", key(folder)))
     }
@@ -181,7 +185,7 @@ fn items(loaded: &Loaded) -> BTreeMap<String, String> {
 /// Looks up whether what was loaded is believed. Changes nothing.
 pub fn check(store: &Store, loaded: &Loaded) -> Trust {
     if loaded.place == Some(Place::Explicit) {
-        return Trust::Trusted;
+        return check_settings(store, loaded);
     }
     let changed = |folder: &Path, what: Vec<String>| Trust::Changed(Changed { folder: folder.to_owned(), what });
     let project = loaded.project.as_deref();
@@ -258,6 +262,37 @@ fn differences(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>
     what
 }
 
+/// A registry of the user's word with settings that were found in a project: only the settings have to be believed.
+fn check_settings(store: &Store, loaded: &Loaded) -> Trust {
+    let changed = |folder: &Path, what| Trust::Changed(Changed { folder: folder.to_owned(), what });
+    let Some(project) = loaded.project.as_deref().filter(|_| loaded.from_project) else {
+        // Settings that have gone would leave the choice to nobody.
+        return match settings_around(store, loaded) {
+            Some(folder) => changed(folder, vec!["its settings have gone".into()]),
+            None => Trust::Trusted,
+        };
+    };
+    match Store::read::<Believed>(&store.settings_path(project)) {
+        Err(why) => changed(project, vec![why]),
+        Ok(None) => Trust::FirstUse(project.to_owned()),
+        Ok(Some(record)) => {
+            let what = differences(&record.items, &settings_items(loaded));
+            if what.is_empty() { Trust::Trusted } else { changed(project, what) }
+        }
+    }
+}
+
+/// The nearest folder whose settings were believed beside a registry of the user's word.
+fn settings_around<'l>(store: &Store, loaded: &'l Loaded) -> Option<&'l Path> {
+    loaded.cwd.ancestors().find(|folder| store.settings_path(folder).symlink_metadata().is_ok())
+}
+
+/// What is believed of the settings alone.
+fn settings_items(loaded: &Loaded) -> BTreeMap<String, String> {
+    let settings = ["state_dir", "default_network"];
+    items(loaded).into_iter().filter(|(name, _)| settings.contains(&name.as_str())).collect()
+}
+
 /// Records what was loaded as believed: after a first use, and for `netjail allow`.
 pub fn remember(store: &Store, loaded: &Loaded) -> Result<(), TrustError> {
     let project = loaded.project.as_deref();
@@ -268,9 +303,12 @@ pub fn remember(store: &Store, loaded: &Loaded) -> Result<(), TrustError> {
             why,
         })
     };
+    let explicit = loaded.place == Some(Place::Explicit);
     if let Some(project) = project {
-        let believed = Believed { v: VERSION, folder: project.to_string_lossy().into_owned(), items: items(loaded) };
-        write(store.project_path(project), &|path| store.write(path, &believed))?;
+        let items = if explicit { settings_items(loaded) } else { items(loaded) };
+        let believed = Believed { v: VERSION, folder: project.to_string_lossy().into_owned(), items };
+        let record = if explicit { store.settings_path(project) } else { store.project_path(project) };
+        write(record, &|path| store.write(path, &believed))?;
     }
     remember_folder(store, loaded).map_err(|why| TrustError::Write {
         folder: escape_path(project.unwrap_or(&loaded.cwd)),
@@ -304,8 +342,16 @@ pub fn forget(store: &Store, folder: &Path) -> io::Result<()> {
 
 /// Records the present state as allowed, whatever it is, and says so in a line.
 pub fn allow(store: &Store, loaded: &Loaded) -> Result<String, TrustError> {
-    if loaded.place == Some(Place::Explicit) {
-        return Ok("a registry named by --registry is believed anyway: nothing to record".into());
+    if loaded.place == Some(Place::Explicit) && !loaded.from_project {
+        let Some(folder) = settings_around(store, loaded) else {
+            return Ok("a registry named by --registry is believed anyway: nothing to record".into());
+        };
+        let record = store.settings_path(folder);
+        let folder = escape_path(folder);
+        return match std::fs::remove_file(&record) {
+            Ok(()) => Ok(format!("the settings of {folder} have gone: that is allowed")),
+            Err(why) => Err(TrustError::Write { folder, path: escape_path(&record), why }),
+        };
     }
     let here = loaded.project.as_deref().unwrap_or(&loaded.cwd);
     let start = usize::from(loaded.project.is_some());

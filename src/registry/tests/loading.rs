@@ -117,17 +117,29 @@ fn the_first_settings_file_with_the_block_wins() {
 }
 
 #[test]
-fn an_explicit_registry_leaves_the_projects_settings_alone() {
+fn settings_are_found_beside_an_explicit_registry_but_for_a_folders_own() {
     let world = World::new();
-    world.write("project/.netjail.yaml", "network_service: {default_network: null, state_dir: /evil}\n");
+    world.write("project/.netjail.yaml", "network_service: {default_network: app:tor, state_dir: /elsewhere}\n");
     world.write("mine/_index.yaml", format!("namespace: app\nentries:\n{TOR}"));
     let mut search = world.search("project");
     search.explicit = vec![world.path("mine")];
     let loaded = load(&search, &environment).unwrap();
-    assert_eq!(loaded.settings.default_network, DefaultNetwork::Unset);
-    assert_eq!(loaded.settings.state_dir, world.path("state"));
-    world.write("mine/.netjail.yaml", "network_service: {default_network: tor}\n");
-    assert_eq!(load(&search, &environment).unwrap().settings.default_network, DefaultNetwork::Network(id("app:tor")));
+    assert_eq!(loaded.settings.default_network, DefaultNetwork::Network(id("app:tor")));
+    assert!(loaded.from_project, "so that the settings have to be believed");
+    world.write("mine/.netjail.yaml", "network_service: {default_network: null}\n");
+    assert_eq!(load(&search, &environment).unwrap().settings.default_network, DefaultNetwork::Direct);
+}
+
+#[test]
+fn a_default_that_an_explicit_registry_lacks_is_an_error_only_where_nothing_else_is_chosen() {
+    let world = World::new();
+    world.write("project/.netjail.yaml", "network_service: {default_network: app:other}\n");
+    world.write("mine/_index.yaml", format!("namespace: app\nentries:\n{TOR}"));
+    let mut search = world.search("project");
+    search.explicit = vec![world.path("mine")];
+    let loaded = load(&search, &environment).unwrap();
+    assert!(crate::registry::choose(&loaded, Some("app:tor")).is_ok());
+    assert!(crate::registry::choose(&loaded, None).is_err(), "never direct instead");
 }
 
 #[test]

@@ -209,3 +209,23 @@ fn the_first_use_says_where_it_dials_and_what_it_sends() {
     assert!(line.contains("app:a dials through SOCKS5 proxy h:1, sending ${env:PW}"), "{line}");
     assert!(trust::first_use(&loaded, &choose(&loaded, None).unwrap()).contains("directly"));
 }
+
+#[test]
+fn settings_beside_an_explicit_registry_are_believed_once_and_their_change_or_end_is_refused() {
+    let world = World::new();
+    world.write("mine/_index.yaml", registry(TOR));
+    let settings = |text: &str| world.write("project/.netjail.yaml", text);
+    settings("network_service: {default_network: app:tor}\n");
+    let mut search = world.search("project");
+    search.explicit = vec![world.path("mine")];
+    let look = || load(&search, &environment).unwrap();
+    assert_eq!(trust::check(&world.store(), &look()), Trust::FirstUse(world.path("project")));
+    trust::remember(&world.store(), &look()).unwrap();
+    assert_eq!(trust::check(&world.store(), &look()), Trust::Trusted);
+    settings("network_service: {default_network: null}\n");
+    assert!(what(trust::check(&world.store(), &look())).contains("default_network"));
+    std::fs::remove_file(world.path("project/.netjail.yaml")).unwrap();
+    assert!(what(trust::check(&world.store(), &look())).contains("have gone"));
+    trust::allow(&world.store(), &look()).unwrap();
+    assert_eq!(trust::check(&world.store(), &look()), Trust::Trusted);
+}
