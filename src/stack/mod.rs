@@ -292,7 +292,7 @@ impl Stack {
     /// Answers a held SYN: the overlay has connected. `early` are bytes that the server sent already.
     pub fn accept(&mut self, now: Instant, id: FlowId, early: &[u8], sink: &mut dyn Sink) -> Result<(), NoMemory> {
         let Some(Flow { phase: Phase::Pending(held), server, .. }) = self.table.get(id) else { return Ok(()) };
-        let (syn, segment) = held.for_socket();
+        let (syn, segment, whole) = held.for_socket();
         let server = *server;
         let rx = self.arena.take()?;
         let tx = match self.arena.take() {
@@ -305,6 +305,7 @@ impl Stack {
         // SAFETY: both rings were just taken, so these are their only slices. They live in the socket, which is dropped in
         // `release` before the rings are given back, and with `table` before `arena` when the stack is dropped.
         let (receive, transmit) = unsafe { (self.arena.bytes(rx), self.arena.bytes(tx)) };
+        let fill = (transmit.len() / whole * whole).max(transmit.len() / 2);
         let mut socket = Socket::new(SocketBuffer::new(receive), SocketBuffer::new(transmit));
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);
@@ -319,6 +320,7 @@ impl Stack {
             rx,
             tx,
             segment,
+            fill,
             touched: !early.is_empty(),
             hole: false,
             drained: false,
@@ -398,14 +400,17 @@ impl Stack {
             return false;
         }
         let socket = live.socket_ref();
-        let (queued, capacity) = (socket.send_queue(), socket.send_capacity());
-        socket.may_send() && (queued == 0 || capacity - queued >= capacity / 4)
+        let (queued, fill) = (socket.send_queue(), live.fill);
+        socket.may_send() && (queued == 0 || fill.saturating_sub(queued) >= fill / 4)
     }
 
     /// Offers `write` the free part of the transmit ring, up to where it wraps; it says how many bytes it put there.
     pub fn fill(&mut self, now: Instant, id: FlowId, write: impl FnOnce(&mut [u8]) -> usize) -> usize {
         let Some(live) = self.table.live(id) else { return 0 };
+        let free = live.fill.saturating_sub(live.socket_ref().send_queue());
         let written = live.socket().send(|room| {
+            let most = room.len().min(free);
+            let room = &mut room[..most];
             let written = if room.is_empty() { 0 } else { write(room).min(room.len()) };
             (written, written)
         });
@@ -515,10 +520,19 @@ impl Stack {
         }
         if self.trim_at.is_some_and(|at| now >= at) {
             self.trim_at = if self.arena.trim(TRIM) { Some(now + TRIM_PAUSE) } else { None };
-            self.table.tidy();
         }
         let table = &self.table;
         self.deadlines.tidy(table.len(), |id, at| table.get(id).is_some_and(|flow| flow.registered == Some(at)));
+    }
+
+    /// After a burst of flows: shrinks what grew with them. (Rings go back by themselves.)
+    pub fn give_back(&mut self) {
+        self.table.shrink();
+        let table = &self.table;
+        self.deadlines.shrink(|id, at| table.get(id).is_some_and(|flow| flow.registered == Some(at)));
+        self.events.shrink_to_fit();
+        self.egress.shrink_to_fit();
+        self.egress_spare.shrink_to_fit();
     }
 
     /// How much there is.
@@ -667,7 +681,7 @@ impl Stack {
         if over && live.drained && live.socket_ref().recv_queue() == 0 {
             return self.end(now, id, Closed::Finished);
         }
-        let mut next = self.interface.poll_at(now, &live.sockets).map(|at| at.max(now + FLOOR));
+        let mut next = self.interface.poll_at(now, &live.sockets).map(|at| if at > now { at } else { now + FLOOR });
         let mut sooner = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
         if live.is_half_closed() || over {
             sooner((live.progress + self.config.half_close).max(now + FLOOR));

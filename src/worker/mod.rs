@@ -57,6 +57,11 @@ const BATCH: usize = 64;
 const RECORDS_WAIT: Duration = Duration::from_millis(20);
 const RECORDS_ENOUGH: usize = 128;
 
+/// From how many flows on their end is the end of a burst, and how long after it memory is given back: the stack's rings,
+/// and the flow's last record, go first.
+const BURST: usize = 256;
+const GIVE_BACK_WAIT: Duration = Duration::from_millis(1500);
+
 /// What a worker can not go on after.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -229,6 +234,10 @@ pub struct Worker {
     resolvers: Option<Vec<IpAddr>>,
     forwarder: dns::Forwarder,
     flows: Vec<Option<Box<Flow>>>,
+    /// How many flows there are, the most there were since memory was last given back, and when to look at that.
+    live: usize,
+    peak: usize,
+    give_back_at: Option<Instant>,
     /// Dials in the order of their deadlines.
     dials: VecDeque<(Instant, FlowId)>,
     connect_timeout: Duration,
@@ -269,6 +278,9 @@ impl Worker {
             resolvers: setup.resolvers,
             forwarder: dns::Forwarder::new(setup.upstream_resolvers),
             flows: Vec::new(),
+            live: 0,
+            peak: 0,
+            give_back_at: None,
             dials: VecDeque::new(),
             connect_timeout: Duration::from_micros(setup.connect_timeout.as_micros() as u64),
             outbox: Outbox::default(),
@@ -401,6 +413,7 @@ impl Worker {
             self.dials.front().map(|(at, _)| *at),
             self.outbox_due,
             self.forwarder.next_deadline(),
+            self.give_back_at,
         ]
         .into_iter()
         .flatten()
@@ -415,6 +428,9 @@ impl Worker {
         }
         self.dials_due();
         self.questions_due();
+        if self.give_back_at.is_some_and(|at| at <= self.now) {
+            self.give_back();
+        }
         if self.outbox_due.is_some_and(|at| at <= self.now) || self.outbox.len() >= RECORDS_ENOUGH {
             self.outbox_due = None;
             self.send_records()?;
@@ -460,26 +476,40 @@ impl Worker {
             self.flows.resize_with(slot + 1, || None);
         }
         self.flows[slot] = Some(Box::new(flow));
+        self.live += 1;
+        self.peak = self.peak.max(self.live);
+    }
+
+    /// Takes a flow out of the table.
+    fn remove(&mut self, id: FlowId) -> Option<Box<Flow>> {
+        self.flow(id)?;
+        let flow = self.flows.get_mut(id.slot())?.take()?;
+        self.live -= 1;
+        if self.peak > BURST && self.live < self.peak / 4 && self.give_back_at.is_none() {
+            self.give_back_at = Some(self.now + GIVE_BACK_WAIT);
+        }
+        Some(flow)
+    }
+
+    /// After a burst the allocator's pages go back to the kernel, which it would not do by itself.
+    fn give_back(&mut self) {
+        self.give_back_at = None;
+        self.peak = self.live;
+        let used = self.flows.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        self.flows.truncate(used);
+        self.flows.shrink_to_fit();
+        self.stack.give_back();
+        // SAFETY: malloc_trim(3) has no preconditions; it takes the allocator's own locks.
+        unsafe { libc::malloc_trim(0) };
     }
 
     /// Ends a flow that the stack has ended already: closes its descriptor, with a reset if `hard`, and records it.
     fn close(&mut self, id: FlowId, close: Close, hard: bool) {
-        if self.flow(id).is_none() {
-            return;
-        }
-        if let Some(flow) = self.flows[id.slot()].take() {
+        if let Some(flow) = self.remove(id) {
             if hard && let Some(fd) = &flow.fd {
                 pump::reset_on_close(fd);
             }
             self.record_end(*flow, close, None);
-        }
-        if let Some(last) = self.flows.iter().rposition(Option::is_some)
-            && self.flows.len() > 4096
-            && last < self.flows.len() / 8
-        {
-            // After a burst the table goes back too.
-            self.flows.truncate(last + 1);
-            self.flows.shrink_to_fit();
         }
     }
 
