@@ -288,7 +288,8 @@ fn dial(host: &str, port: u16) -> std::io::Result<TcpStream> {
 }
 
 fn errno(result: std::io::Result<TcpStream>) -> i32 {
-    result.unwrap_err().raw_os_error().unwrap()
+    let error = result.expect_err("a dial that must fail");
+    error.raw_os_error().unwrap_or_else(|| panic!("no errno: {error:?}"))
 }
 
 /// What happens on the host in each scenario.
