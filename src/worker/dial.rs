@@ -208,10 +208,8 @@ impl Worker {
             return self.forget(id, Close::Limit(Rule::LimitMemory), Refusal::HostUnreachable);
         }
         if let Some(flow) = self.flow(id) {
+            // What the descriptor was ready for on the way is still known: an edge is not told twice.
             flow.stage = Stage::Open;
-            // Both may be true already, and an edge is not told twice.
-            flow.readable = true;
-            flow.writable = true;
         }
     }
 

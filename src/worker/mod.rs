@@ -390,7 +390,9 @@ impl Worker {
                 },
                 Err(ChannelError::WouldBlock) => return Ok(()),
                 Err(ChannelError::Closed) => return Err(WorkerError::WardenGone),
-                Err(ChannelError::Malformed(what)) => return Err(WorkerError::Message(what)),
+                // A descriptor that found no room (RLIMIT_NOFILE) cuts its message short. A jail can bring that about, so it
+                // ends the one dial, by its deadline, and not the worker.
+                Err(ChannelError::Malformed(_)) => {}
                 Err(ChannelError::Io(source)) => return Err(WorkerError::System { step: "recvmsg", source }),
             }
         }
