@@ -318,20 +318,21 @@ fn host(name: &str, scenario: &str) {
                 });
                 serve((address, 1004), |stream| both_ways(stream, TOTAL, true));
             }
-            let seen = Arc::new(Mutex::new(None));
-            let (saw, address) = (Arc::clone(&seen), HOST4);
-            serve((address, 1005), move |mut stream| {
+            let (saw, seen) = std::sync::mpsc::channel();
+            let saw = Mutex::new(saw);
+            serve((HOST4, 1005), move |mut stream| {
                 let end = loop {
                     match stream.read(&mut [0; 100]) {
                         Ok(1..) => {}
                         end => break end.map_err(|e| e.kind()),
                     }
                 };
-                *saw.lock().unwrap() = Some(end);
+                saw.lock().unwrap().send(end).unwrap();
             });
             let host = Host::start(scenario, None, |_| {});
             let records = host.finish();
-            assert_eq!(*seen.lock().unwrap(), Some(Err(ErrorKind::ConnectionReset)), "a reset is passed on as one");
+            let end = seen.recv_timeout(PATIENCE).unwrap();
+            assert_eq!(end, Err(ErrorKind::ConnectionReset), "a reset is passed on as one");
             let close = |port, close| {
                 records.iter().any(|r| {
                     r.port == Some(port) && r.generation == 7 && r.end.as_ref().map(|end| end.close) == Some(close)
