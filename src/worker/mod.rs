@@ -13,7 +13,7 @@
 //! A dial goes: [`decide`](crate::policy::Table::decide), then a socket (from the warden for SOCKS5, an own one for direct),
 //! the handshake, and only then the SYN is answered. Every flow and question leaves one record.
 //!
-//! - `dial`: from a SYN to a connection. `pump`: bytes. `dns`: questions answered here or forwarded. `poll`: epoll.
+//! - `setup`: what a worker is made of. `dial`: from a SYN to a connection. `pump`: bytes. `dns`: questions answered here or forwarded. `poll`: epoll.
 //!
 //! # System calls
 //! After start-up ([`Worker::new`]) only these are made, so that the relay's cage can allow nothing else:
@@ -27,12 +27,12 @@ mod dial;
 mod dns;
 mod poll;
 mod pump;
+mod setup;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant as Clock;
 
@@ -43,12 +43,12 @@ use crate::control::worker::{FromWarden, ToWarden};
 use crate::flow::{HostName, Refusal};
 use crate::log::{Close, End, Kind, Outbox, Protocol, Record};
 use crate::policy::{Rule, Table, Verdict};
-use crate::registry::{Isolation, Kind as NetworkKind, Network};
-use crate::stack::{self, Closed, Duration, Event, FlowId, Instant, Limit, Sink, Stack};
+use crate::stack::{Closed, Duration, Event, FlowId, Instant, Limit, Sink, Stack};
 use crate::tun::{self, VNET_HEADER};
 use pump::Flow;
 
 pub use dns::{Answer, Outcome, Transport};
+pub use setup::{Decision, Driver, Ended, Login, Lookup, Names, Setup, WorkerError};
 
 /// How many packets are read before the flows have their turn.
 const BATCH: usize = 64;
@@ -61,146 +61,6 @@ const RECORDS_ENOUGH: usize = 128;
 /// and the flow's last record, go first.
 const BURST: usize = 256;
 const GIVE_BACK_WAIT: Duration = Duration::from_millis(1500);
-
-/// What a worker can not go on after.
-#[derive(Debug, thiserror::Error)]
-pub enum WorkerError {
-    /// A system call that only fails where the kernel lacks something or the cage is wrong.
-    #[error("the relay can not go on: {step}: {source}; `netjail doctor` lists what this machine lacks")]
-    System {
-        /// What was tried.
-        step: &'static str,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// The warden has gone: there is nobody to decide or to log, so the way out closes.
-    #[error("the warden has gone, so the jail's network ends; its own message says why")]
-    WardenGone,
-    /// The warden's message is not one: the binaries differ, or memory is damaged.
-    #[error("the warden's message can not be understood: {0}; start the jail again")]
-    Message(String),
-}
-
-/// How a flow gets out.
-#[derive(Clone, Debug)]
-pub enum Driver {
-    /// Dialled by the worker itself.
-    Direct,
-    /// Through a SOCKS5 proxy, whose connections the warden starts.
-    Socks5 {
-        /// User name and password, if there are any.
-        login: Option<Login>,
-        /// Whether each connection has fresh random credentials instead.
-        isolate: bool,
-    },
-}
-
-/// User name and password as bytes; its debug output shows neither.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Login {
-    /// 1 to 255 bytes.
-    pub username: Vec<u8>,
-    /// At most 255 bytes.
-    pub password: Vec<u8>,
-}
-
-impl std::fmt::Debug for Login {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Login(…)")
-    }
-}
-
-impl Driver {
-    /// The driver of a network. `jail` are the credentials of this jail, for `isolate_streams: jail`. `None` for a network
-    /// of a kind that is not built yet.
-    pub fn of(network: &Network, jail: &crate::overlay::Credentials) -> Option<Self> {
-        match &network.kind {
-            NetworkKind::Direct => Some(Self::Direct),
-            NetworkKind::Socks5(socks5) => {
-                let own = socks5.login.as_ref().map(|login| Login {
-                    username: login.username.clone().into_bytes(),
-                    password: login.password.reveal().as_bytes().to_vec(),
-                });
-                let login = match socks5.isolate {
-                    Isolation::Jail => {
-                        let (username, password) = jail.login();
-                        Some(Login { username: username.to_vec(), password: password.to_vec() })
-                    }
-                    Isolation::Off | Isolation::Stream => own,
-                };
-                Some(Self::Socks5 { login, isolate: socks5.isolate == Isolation::Stream })
-            }
-            NetworkKind::Unbuilt(_) => None,
-        }
-    }
-}
-
-/// What an address stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lookup {
-    /// Itself.
-    Address,
-    /// A name that this jail asked for.
-    Name(HostName),
-    /// A pool's address that was never given out: no dial.
-    Unknown,
-}
-
-/// The names of a jail, as a worker needs them; several workers may share one.
-pub trait Names {
-    /// What `address` stands for.
-    fn lookup(&self, address: IpAddr) -> Lookup;
-
-    /// Answers one DNS message into `out`, which is overwritten. `decide` is asked at most once.
-    fn answer(
-        &self,
-        query: &[u8],
-        transport: Transport,
-        decide: &mut dyn FnMut(&HostName) -> Decision,
-        out: &mut Vec<u8>,
-    ) -> Answer;
-
-    /// Whether `reply` answers `query`: the same id and question.
-    fn matches(&self, query: &[u8], reply: &[u8]) -> bool;
-}
-
-/// What policy says of a question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// Whether it may be answered or forwarded.
-    pub allowed: bool,
-    /// The rule that said so.
-    pub rule: Rule,
-}
-
-/// Everything a worker is made of.
-pub struct Setup {
-    /// A queue of the TUN, from [`tun::open`].
-    pub queue: OwnedFd,
-    /// To the warden.
-    pub channel: Channel<ToWarden, FromWarden>,
-    /// What decides, until the warden sends another.
-    pub table: Table,
-    /// The way out.
-    pub driver: Driver,
-    /// Names and questions.
-    pub names: Box<dyn Names + Send>,
-    /// The addresses whose port 53 is answered; `None` is every address, as on networks with a pool.
-    pub resolvers: Option<Vec<IpAddr>>,
-    /// Where questions are forwarded to (direct).
-    pub upstream_resolvers: Vec<SocketAddr>,
-    /// How long one dial may take.
-    pub connect_timeout: std::time::Duration,
-    /// The stack's limits and secrets. Its `datagrams.resolvers` is set from `resolvers`.
-    pub stack: stack::Config,
-}
-
-/// How a worker ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// Records that could not be delivered.
-    pub unsent: usize,
-}
 
 /// Runs a worker until the warden says stop. On an error the descriptors are closed, and with the last queue the way out.
 pub fn run(setup: Setup) -> Result<Ended, WorkerError> {

@@ -5,7 +5,7 @@
 //! whose results it asserts. `in_namespaces` is the only test that does nothing by itself: it is what the other two run.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -17,6 +17,7 @@ use super::*;
 use crate::control::channel::pair;
 use crate::overlay::DialError;
 use crate::registry::Id;
+use crate::stack;
 
 const HOST4: &str = "203.0.113.7";
 const HOST6: &str = "2001:db8::7";
