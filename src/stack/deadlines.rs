@@ -42,8 +42,14 @@ impl Deadlines {
     /// Drops dead entries if there are many more than `flows`.
     pub fn tidy(&mut self, flows: usize, live: impl Fn(FlowId, Instant) -> bool) {
         if self.heap.len() > 4 * flows + 1024 {
-            self.heap.retain(|Reverse((at, flow))| live(*flow, *at));
+            self.shrink(live);
         }
+    }
+
+    /// Drops all dead entries, and gives their memory back.
+    pub fn shrink(&mut self, live: impl Fn(FlowId, Instant) -> bool) {
+        self.heap.retain(|Reverse((at, flow))| live(*flow, *at));
+        self.heap.shrink_to_fit();
     }
 
     /// Entries, dead ones included.

@@ -150,9 +150,9 @@ impl Held {
         self.seen + FIRST_PATIENCE.max(self.gap * 4 + Duration::from_secs(2))
     }
 
-    /// The packet to give to the socket, and the client's true segment size. The MSS option is overwritten so that smoltcp
+    /// The packet to give to the socket, the client's true segment size, and the size of a full packet. The MSS option is overwritten so that smoltcp
     /// fills packets of up to 64 KiB, in whole segments, which the kernel cuts again: see [`super::device`].
-    pub fn for_socket(&self) -> (Vec<u8>, u16) {
+    pub fn for_socket(&self) -> (Vec<u8>, u16, usize) {
         let mut packet = self.headers.to_vec();
         let ip = if packet[0] >> 4 == 4 { IPV4_HEADER } else { IPV6_HEADER };
         let longest = LONGEST - ip - 20;
@@ -162,9 +162,9 @@ impl Held {
                 let segment = usize::from(segment).clamp(48, longest);
                 let whole = longest / segment * segment;
                 packet[ip + at..ip + at + 2].copy_from_slice(&(whole as u16).to_be_bytes());
-                (packet, segment as u16)
+                (packet, segment as u16, whole)
             }
-            _ => (packet, u16::MAX),
+            _ => (packet, u16::MAX, 1),
         }
     }
 }
@@ -177,6 +177,8 @@ pub(super) struct Live {
     pub tx: Ring,
     /// The client's true segment size.
     pub segment: u16,
+    /// The most bytes that the transmit ring is filled with: a multiple of a full packet, so that no small one follows.
+    pub fill: usize,
     /// Whether a ring may hold pages.
     pub touched: bool,
     /// Whether the receive ring may hold bytes behind a hole, which its length does not show.
@@ -323,10 +325,9 @@ impl Table {
         self.index.values().copied().collect()
     }
 
-    /// After a burst the index shrinks with the flows, so that the memory goes back.
-    pub fn tidy(&mut self) {
-        if self.index.capacity() > 1024 && self.index.len() < self.index.capacity() / 8 {
-            self.index.shrink_to(self.index.len() * 2);
-        }
+    /// Gives back what a burst of flows needed. The slots stay: each remembers its generation, in 16 bytes.
+    pub fn shrink(&mut self) {
+        self.index.shrink_to_fit();
+        self.free.shrink_to_fit();
     }
 }

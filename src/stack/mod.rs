@@ -10,9 +10,10 @@
 //! place ([`Stack::drain`], [`Stack::fill`]), told by [`Event::Ready`] when there is something to do. [`Stack::flush`]
 //! sends what is due. Each direction closes by itself; a reset passes at once, and discards.
 //!
-//! - `packet`, `emit`, `fragments`: IP in and out. `device`: the seam to smoltcp, and segmentation offload.
+//! - `api`: configuration and events. `packet`, `emit`, `fragments`: IP in and out. `device`: the seam to smoltcp, and segmentation offload.
 //! - `flow`: phases and the table. `arena`: the rings' memory. `deadlines`: timers. `udp`: what is not TCP.
 
+mod api;
 mod arena;
 mod deadlines;
 mod device;
@@ -31,6 +32,7 @@ use smoltcp::iface::{Config as InterfaceConfig, Interface, PollResult, SocketSet
 use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
 use smoltcp::wire::HardwareAddress;
 
+pub use api::{Closed, Config, Counts, Drained, Event, Limit};
 pub use arena::NoMemory;
 pub use device::Sink;
 pub use flow::FlowId;
@@ -45,161 +47,6 @@ use device::Wire;
 use flow::{Flow, Held, Key, Live, Phase, Table};
 use fragments::Fragments;
 use packet::{Packet, Parsed, Tcp};
-
-/// What a stack is made with.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Secrets: the key of the flow table's hash, and the seed of the initial sequence numbers.
-    pub seed: [u64; 3],
-    /// Bytes of each of a flow's two rings. 256 KiB is the knee of the throughput curve.
-    pub ring: usize,
-    /// The most flows, pending ones included.
-    pub flows: usize,
-    /// The most flows that wait for the overlay's answer.
-    pub pending: usize,
-    /// How long a half-closed flow may go without moving a byte before it is reset.
-    pub half_close: Duration,
-    /// How often a silent client is asked whether it is still there; one that does not answer twice is gone.
-    pub keep_alive: Duration,
-    /// After how long a silent flow gives the pages of its empty rings back.
-    pub idle: Duration,
-    /// What becomes of datagrams and pings.
-    pub datagrams: Datagrams,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            seed: [0; 3],
-            ring: 256 * 1024,
-            flows: 65_536,
-            pending: 4_096,
-            half_close: Duration::from_secs(15 * 60),
-            keep_alive: Duration::from_secs(15 * 60),
-            idle: Duration::from_secs(1),
-            datagrams: Datagrams::default(),
-        }
-    }
-}
-
-/// A limit of [`Config`] that a new flow ran into; the program was told [`Limit::REFUSAL`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
-    /// [`Config::flows`].
-    Flows,
-    /// [`Config::pending`].
-    Pending,
-}
-
-impl Limit {
-    /// What a program beyond a limit is told.
-    pub const REFUSAL: Refusal = Refusal::HostUnreachable;
-}
-
-/// Why a flow ended that the caller did not end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Closed {
-    /// Both directions finished, and every byte was taken.
-    Finished,
-    /// The client sent a reset: what was in flight is discarded, and the other side deserves a reset too.
-    ClientReset,
-    /// The client does not answer any more.
-    ClientGone,
-    /// Half-closed, and silent for [`Config::half_close`].
-    HalfCloseLimit,
-}
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A program dials: answer with [`Stack::accept`] or [`Stack::refuse`].
-    Open {
-        /// The new flow.
-        flow: FlowId,
-        /// The program's own end.
-        client: SocketAddr,
-        /// Where it wants to go.
-        server: SocketAddr,
-    },
-    /// The program gave its dial up, or was killed; the flow is gone.
-    DialAbandoned {
-        /// The flow that was pending.
-        flow: FlowId,
-    },
-    /// There may be bytes to drain, room to fill, or an end to see.
-    Ready {
-        /// A live flow.
-        flow: FlowId,
-    },
-    /// The flow is gone.
-    Closed {
-        /// The flow that was live.
-        flow: FlowId,
-        /// Why.
-        reason: Closed,
-    },
-    /// A flow was refused without being asked about.
-    Limited {
-        /// The program's own end.
-        client: SocketAddr,
-        /// Where it wanted to go.
-        server: SocketAddr,
-        /// The limit.
-        limit: Limit,
-    },
-    /// A DNS message in a datagram: answer with [`Stack::answer`], or not at all.
-    Query {
-        /// Who asked.
-        client: SocketAddr,
-        /// The address that was asked, which the answer comes from.
-        server: SocketAddr,
-        /// The message.
-        data: Vec<u8>,
-    },
-    /// A datagram that was answered with an ICMP error.
-    DatagramRefused {
-        /// The program's own end.
-        client: SocketAddr,
-        /// Where it wanted to go.
-        server: SocketAddr,
-    },
-    /// A ping that was answered with an ICMP error.
-    EchoRefused {
-        /// The program's own address.
-        client: IpAddr,
-        /// Where it wanted to go.
-        server: IpAddr,
-    },
-}
-
-/// What [`Stack::drain`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Drained {
-    /// The closure was offered so many bytes and took so many.
-    Some {
-        /// Bytes it was shown.
-        offered: usize,
-        /// Bytes it took.
-        taken: usize,
-    },
-    /// Nothing there, for now.
-    Empty,
-    /// Nothing will ever come: the client's FIN was reached.
-    Finished,
-    /// No such flow.
-    Gone,
-}
-
-/// Numbers for whoever watches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Flows that wait for the overlay.
-    pub pending: usize,
-    /// Flows that carry bytes.
-    pub live: usize,
-    /// Packets that contradicted themselves, were damaged, or that nobody serves.
-    pub dropped: u64,
-}
 
 /// How many packets one flow sends before the next one's turn.
 const BURST: usize = 64;
@@ -292,7 +139,7 @@ impl Stack {
     /// Answers a held SYN: the overlay has connected. `early` are bytes that the server sent already.
     pub fn accept(&mut self, now: Instant, id: FlowId, early: &[u8], sink: &mut dyn Sink) -> Result<(), NoMemory> {
         let Some(Flow { phase: Phase::Pending(held), server, .. }) = self.table.get(id) else { return Ok(()) };
-        let (syn, segment) = held.for_socket();
+        let (syn, segment, whole) = held.for_socket();
         let server = *server;
         let rx = self.arena.take()?;
         let tx = match self.arena.take() {
@@ -305,6 +152,7 @@ impl Stack {
         // SAFETY: both rings were just taken, so these are their only slices. They live in the socket, which is dropped in
         // `release` before the rings are given back, and with `table` before `arena` when the stack is dropped.
         let (receive, transmit) = unsafe { (self.arena.bytes(rx), self.arena.bytes(tx)) };
+        let fill = (transmit.len() / whole * whole).max(transmit.len() / 2);
         let mut socket = Socket::new(SocketBuffer::new(receive), SocketBuffer::new(transmit));
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);
@@ -319,6 +167,7 @@ impl Stack {
             rx,
             tx,
             segment,
+            fill,
             touched: !early.is_empty(),
             hole: false,
             drained: false,
@@ -398,14 +247,17 @@ impl Stack {
             return false;
         }
         let socket = live.socket_ref();
-        let (queued, capacity) = (socket.send_queue(), socket.send_capacity());
-        socket.may_send() && (queued == 0 || capacity - queued >= capacity / 4)
+        let (queued, fill) = (socket.send_queue(), live.fill);
+        socket.may_send() && (queued == 0 || fill.saturating_sub(queued) >= fill / 4)
     }
 
     /// Offers `write` the free part of the transmit ring, up to where it wraps; it says how many bytes it put there.
     pub fn fill(&mut self, now: Instant, id: FlowId, write: impl FnOnce(&mut [u8]) -> usize) -> usize {
         let Some(live) = self.table.live(id) else { return 0 };
+        let free = live.fill.saturating_sub(live.socket_ref().send_queue());
         let written = live.socket().send(|room| {
+            let most = room.len().min(free);
+            let room = &mut room[..most];
             let written = if room.is_empty() { 0 } else { write(room).min(room.len()) };
             (written, written)
         });
@@ -515,10 +367,19 @@ impl Stack {
         }
         if self.trim_at.is_some_and(|at| now >= at) {
             self.trim_at = if self.arena.trim(TRIM) { Some(now + TRIM_PAUSE) } else { None };
-            self.table.tidy();
         }
         let table = &self.table;
         self.deadlines.tidy(table.len(), |id, at| table.get(id).is_some_and(|flow| flow.registered == Some(at)));
+    }
+
+    /// After a burst of flows: shrinks what grew with them. (Rings go back by themselves.)
+    pub fn give_back(&mut self) {
+        self.table.shrink();
+        let table = &self.table;
+        self.deadlines.shrink(|id, at| table.get(id).is_some_and(|flow| flow.registered == Some(at)));
+        self.events.shrink_to_fit();
+        self.egress.shrink_to_fit();
+        self.egress_spare.shrink_to_fit();
     }
 
     /// How much there is.
@@ -667,7 +528,7 @@ impl Stack {
         if over && live.drained && live.socket_ref().recv_queue() == 0 {
             return self.end(now, id, Closed::Finished);
         }
-        let mut next = self.interface.poll_at(now, &live.sockets).map(|at| at.max(now + FLOOR));
+        let mut next = self.interface.poll_at(now, &live.sockets).map(|at| if at > now { at } else { now + FLOOR });
         let mut sooner = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
         if live.is_half_closed() || over {
             sooner((live.progress + self.config.half_close).max(now + FLOOR));

@@ -54,7 +54,7 @@ impl Worker {
             self.keep(Flow::new(id, stage, self.now, None));
             if self.stack.accept(self.now, id, &[], &mut &self.queue).is_err() {
                 self.stack.refuse(id, Refusal::HostUnreachable, &mut &self.queue);
-                self.flows[id.slot()] = None;
+                self.remove(id);
             }
             return;
         }
@@ -208,10 +208,8 @@ impl Worker {
             return self.forget(id, Close::Limit(Rule::LimitMemory), Refusal::HostUnreachable);
         }
         if let Some(flow) = self.flow(id) {
+            // What the descriptor was ready for on the way is still known: an edge is not told twice.
             flow.stage = Stage::Open;
-            // Both may be true already, and an edge is not told twice.
-            flow.readable = true;
-            flow.writable = true;
         }
     }
 
@@ -222,9 +220,7 @@ impl Worker {
 
     /// Drops a flow whose program was told a refusal.
     fn forget(&mut self, id: FlowId, close: Close, refusal: Refusal) {
-        if self.flow(id).is_some()
-            && let Some(flow) = self.flows[id.slot()].take()
-        {
+        if let Some(flow) = self.remove(id) {
             self.record_end(*flow, close, Some(refusal));
         }
     }

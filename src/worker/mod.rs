@@ -13,7 +13,7 @@
 //! A dial goes: [`decide`](crate::policy::Table::decide), then a socket (from the warden for SOCKS5, an own one for direct),
 //! the handshake, and only then the SYN is answered. Every flow and question leaves one record.
 //!
-//! - `dial`: from a SYN to a connection. `pump`: bytes. `dns`: questions answered here or forwarded. `poll`: epoll.
+//! - `setup`: what a worker is made of. `dial`: from a SYN to a connection. `pump`: bytes. `dns`: questions answered here or forwarded. `poll`: epoll.
 //!
 //! # System calls
 //! After start-up ([`Worker::new`]) only these are made, so that the relay's cage can allow nothing else:
@@ -27,12 +27,12 @@ mod dial;
 mod dns;
 mod poll;
 mod pump;
+mod setup;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant as Clock;
 
@@ -43,12 +43,12 @@ use crate::control::worker::{FromWarden, ToWarden};
 use crate::flow::{HostName, Refusal};
 use crate::log::{Close, End, Kind, Outbox, Protocol, Record};
 use crate::policy::{Rule, Table, Verdict};
-use crate::registry::{Isolation, Kind as NetworkKind, Network};
-use crate::stack::{self, Closed, Duration, Event, FlowId, Instant, Limit, Sink, Stack};
+use crate::stack::{Closed, Duration, Event, FlowId, Instant, Limit, Sink, Stack};
 use crate::tun::{self, VNET_HEADER};
 use pump::Flow;
 
 pub use dns::{Answer, Outcome, Transport};
+pub use setup::{Decision, Driver, Ended, Login, Lookup, Names, Setup, WorkerError};
 
 /// How many packets are read before the flows have their turn.
 const BATCH: usize = 64;
@@ -57,145 +57,10 @@ const BATCH: usize = 64;
 const RECORDS_WAIT: Duration = Duration::from_millis(20);
 const RECORDS_ENOUGH: usize = 128;
 
-/// What a worker can not go on after.
-#[derive(Debug, thiserror::Error)]
-pub enum WorkerError {
-    /// A system call that only fails where the kernel lacks something or the cage is wrong.
-    #[error("the relay can not go on: {step}: {source}; `netjail doctor` lists what this machine lacks")]
-    System {
-        /// What was tried.
-        step: &'static str,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// The warden has gone: there is nobody to decide or to log, so the way out closes.
-    #[error("the warden has gone, so the jail's network ends; its own message says why")]
-    WardenGone,
-    /// The warden's message is not one: the binaries differ, or memory is damaged.
-    #[error("the warden's message can not be understood: {0}; start the jail again")]
-    Message(String),
-}
-
-/// How a flow gets out.
-#[derive(Clone, Debug)]
-pub enum Driver {
-    /// Dialled by the worker itself.
-    Direct,
-    /// Through a SOCKS5 proxy, whose connections the warden starts.
-    Socks5 {
-        /// User name and password, if there are any.
-        login: Option<Login>,
-        /// Whether each connection has fresh random credentials instead.
-        isolate: bool,
-    },
-}
-
-/// User name and password as bytes; its debug output shows neither.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Login {
-    /// 1 to 255 bytes.
-    pub username: Vec<u8>,
-    /// At most 255 bytes.
-    pub password: Vec<u8>,
-}
-
-impl std::fmt::Debug for Login {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Login(…)")
-    }
-}
-
-impl Driver {
-    /// The driver of a network. `jail` are the credentials of this jail, for `isolate_streams: jail`. `None` for a network
-    /// of a kind that is not built yet.
-    pub fn of(network: &Network, jail: &crate::overlay::Credentials) -> Option<Self> {
-        match &network.kind {
-            NetworkKind::Direct => Some(Self::Direct),
-            NetworkKind::Socks5(socks5) => {
-                let own = socks5.login.as_ref().map(|login| Login {
-                    username: login.username.clone().into_bytes(),
-                    password: login.password.reveal().as_bytes().to_vec(),
-                });
-                let login = match socks5.isolate {
-                    Isolation::Jail => {
-                        let (username, password) = jail.login();
-                        Some(Login { username: username.to_vec(), password: password.to_vec() })
-                    }
-                    Isolation::Off | Isolation::Stream => own,
-                };
-                Some(Self::Socks5 { login, isolate: socks5.isolate == Isolation::Stream })
-            }
-            NetworkKind::Unbuilt(_) => None,
-        }
-    }
-}
-
-/// What an address stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lookup {
-    /// Itself.
-    Address,
-    /// A name that this jail asked for.
-    Name(HostName),
-    /// A pool's address that was never given out: no dial.
-    Unknown,
-}
-
-/// The names of a jail, as a worker needs them; several workers may share one.
-pub trait Names {
-    /// What `address` stands for.
-    fn lookup(&self, address: IpAddr) -> Lookup;
-
-    /// Answers one DNS message into `out`, which is overwritten. `decide` is asked at most once.
-    fn answer(
-        &self,
-        query: &[u8],
-        transport: Transport,
-        decide: &mut dyn FnMut(&HostName) -> Decision,
-        out: &mut Vec<u8>,
-    ) -> Answer;
-
-    /// Whether `reply` answers `query`: the same id and question.
-    fn matches(&self, query: &[u8], reply: &[u8]) -> bool;
-}
-
-/// What policy says of a question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// Whether it may be answered or forwarded.
-    pub allowed: bool,
-    /// The rule that said so.
-    pub rule: Rule,
-}
-
-/// Everything a worker is made of.
-pub struct Setup {
-    /// A queue of the TUN, from [`tun::open`].
-    pub queue: OwnedFd,
-    /// To the warden.
-    pub channel: Channel<ToWarden, FromWarden>,
-    /// What decides, until the warden sends another.
-    pub table: Table,
-    /// The way out.
-    pub driver: Driver,
-    /// Names and questions.
-    pub names: Box<dyn Names + Send>,
-    /// The addresses whose port 53 is answered; `None` is every address, as on networks with a pool.
-    pub resolvers: Option<Vec<IpAddr>>,
-    /// Where questions are forwarded to (direct).
-    pub upstream_resolvers: Vec<SocketAddr>,
-    /// How long one dial may take.
-    pub connect_timeout: std::time::Duration,
-    /// The stack's limits and secrets. Its `datagrams.resolvers` is set from `resolvers`.
-    pub stack: stack::Config,
-}
-
-/// How a worker ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// Records that could not be delivered.
-    pub unsent: usize,
-}
+/// From how many flows on their end is the end of a burst, and how long after it memory is given back: the stack's rings,
+/// and the flow's last record, go first.
+const BURST: usize = 256;
+const GIVE_BACK_WAIT: Duration = Duration::from_millis(1500);
 
 /// Runs a worker until the warden says stop. On an error the descriptors are closed, and with the last queue the way out.
 pub fn run(setup: Setup) -> Result<Ended, WorkerError> {
@@ -229,6 +94,10 @@ pub struct Worker {
     resolvers: Option<Vec<IpAddr>>,
     forwarder: dns::Forwarder,
     flows: Vec<Option<Box<Flow>>>,
+    /// How many flows there are, the most there were since memory was last given back, and when to look at that.
+    live: usize,
+    peak: usize,
+    give_back_at: Option<Instant>,
     /// Dials in the order of their deadlines.
     dials: VecDeque<(Instant, FlowId)>,
     connect_timeout: Duration,
@@ -269,6 +138,9 @@ impl Worker {
             resolvers: setup.resolvers,
             forwarder: dns::Forwarder::new(setup.upstream_resolvers),
             flows: Vec::new(),
+            live: 0,
+            peak: 0,
+            give_back_at: None,
             dials: VecDeque::new(),
             connect_timeout: Duration::from_micros(setup.connect_timeout.as_micros() as u64),
             outbox: Outbox::default(),
@@ -378,7 +250,9 @@ impl Worker {
                 },
                 Err(ChannelError::WouldBlock) => return Ok(()),
                 Err(ChannelError::Closed) => return Err(WorkerError::WardenGone),
-                Err(ChannelError::Malformed(what)) => return Err(WorkerError::Message(what)),
+                // A descriptor that found no room (RLIMIT_NOFILE) cuts its message short. A jail can bring that about, so it
+                // ends the one dial, by its deadline, and not the worker.
+                Err(ChannelError::Malformed(_)) => {}
                 Err(ChannelError::Io(source)) => return Err(WorkerError::System { step: "recvmsg", source }),
             }
         }
@@ -401,6 +275,7 @@ impl Worker {
             self.dials.front().map(|(at, _)| *at),
             self.outbox_due,
             self.forwarder.next_deadline(),
+            self.give_back_at,
         ]
         .into_iter()
         .flatten()
@@ -415,6 +290,9 @@ impl Worker {
         }
         self.dials_due();
         self.questions_due();
+        if self.give_back_at.is_some_and(|at| at <= self.now) {
+            self.give_back();
+        }
         if self.outbox_due.is_some_and(|at| at <= self.now) || self.outbox.len() >= RECORDS_ENOUGH {
             self.outbox_due = None;
             self.send_records()?;
@@ -460,26 +338,40 @@ impl Worker {
             self.flows.resize_with(slot + 1, || None);
         }
         self.flows[slot] = Some(Box::new(flow));
+        self.live += 1;
+        self.peak = self.peak.max(self.live);
+    }
+
+    /// Takes a flow out of the table.
+    fn remove(&mut self, id: FlowId) -> Option<Box<Flow>> {
+        self.flow(id)?;
+        let flow = self.flows.get_mut(id.slot())?.take()?;
+        self.live -= 1;
+        if self.peak > BURST && self.live < self.peak / 4 && self.give_back_at.is_none() {
+            self.give_back_at = Some(self.now + GIVE_BACK_WAIT);
+        }
+        Some(flow)
+    }
+
+    /// After a burst the allocator's pages go back to the kernel, which it would not do by itself.
+    fn give_back(&mut self) {
+        self.give_back_at = None;
+        self.peak = self.live;
+        let used = self.flows.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        self.flows.truncate(used);
+        self.flows.shrink_to_fit();
+        self.stack.give_back();
+        // SAFETY: malloc_trim(3) has no preconditions; it takes the allocator's own locks.
+        unsafe { libc::malloc_trim(0) };
     }
 
     /// Ends a flow that the stack has ended already: closes its descriptor, with a reset if `hard`, and records it.
     fn close(&mut self, id: FlowId, close: Close, hard: bool) {
-        if self.flow(id).is_none() {
-            return;
-        }
-        if let Some(flow) = self.flows[id.slot()].take() {
+        if let Some(flow) = self.remove(id) {
             if hard && let Some(fd) = &flow.fd {
                 pump::reset_on_close(fd);
             }
             self.record_end(*flow, close, None);
-        }
-        if let Some(last) = self.flows.iter().rposition(Option::is_some)
-            && self.flows.len() > 4096
-            && last < self.flows.len() / 8
-        {
-            // After a burst the table goes back too.
-            self.flows.truncate(last + 1);
-            self.flows.shrink_to_fit();
         }
     }
 

@@ -5,7 +5,7 @@
 //! whose results it asserts. `in_namespaces` is the only test that does nothing by itself: it is what the other two run.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -17,6 +17,7 @@ use super::*;
 use crate::control::channel::pair;
 use crate::overlay::DialError;
 use crate::registry::Id;
+use crate::stack;
 
 const HOST4: &str = "203.0.113.7";
 const HOST6: &str = "2001:db8::7";
@@ -166,6 +167,7 @@ impl Host {
         let worker = thread::Builder::new().name("worker".into()).spawn(move || run(setup)).unwrap();
         let (warden, records) = (Arc::new(warden), Arc::new(Mutex::new(Vec::new())));
         let (ours, kept) = (Arc::clone(&warden), Arc::clone(&records));
+        let keeps = !scenario.starts_with("idle"); // its memory is measured
         let warden_loop = thread::spawn(move || {
             loop {
                 match ours.receive() {
@@ -180,6 +182,7 @@ impl Host {
                             }
                         }
                     }
+                    Ok((ToWarden::Records(_), _)) if !keeps => {}
                     Ok((ToWarden::Records(batch), _)) => kept.lock().unwrap().extend(batch.records),
                     Ok((ToWarden::Stopped, _)) | Err(_) => return,
                 }
@@ -196,8 +199,7 @@ impl Host {
         assert_eq!(self.worker.join().unwrap().unwrap(), Ended { unsent: 0 });
         self.warden_loop.join().unwrap();
         assert!(status.success(), "the jail's script failed: see above");
-        let records = self.records.lock().unwrap().clone();
-        records
+        std::mem::take(&mut *self.records.lock().unwrap())
     }
 }
 
@@ -287,7 +289,8 @@ fn dial(host: &str, port: u16) -> std::io::Result<TcpStream> {
 }
 
 fn errno(result: std::io::Result<TcpStream>) -> i32 {
-    result.unwrap_err().raw_os_error().unwrap()
+    let error = result.expect_err("a dial that must fail");
+    error.raw_os_error().unwrap_or_else(|| panic!("no errno: {error:?}"))
 }
 
 /// What happens on the host in each scenario.
@@ -310,23 +313,27 @@ fn host(name: &str, scenario: &str) {
                     stream.read_to_end(&mut all).unwrap();
                     assert_eq!(all, b"still here");
                 });
-                serve((address, 1003), reset);
+                serve((address, 1003), |mut stream| {
+                    stream.read_exact(&mut [0]).unwrap();
+                    reset(stream);
+                });
                 serve((address, 1004), |stream| both_ways(stream, TOTAL, true));
             }
-            let seen = Arc::new(Mutex::new(None));
-            let (saw, address) = (Arc::clone(&seen), HOST4);
-            serve((address, 1005), move |mut stream| {
+            let (saw, seen) = std::sync::mpsc::channel();
+            let saw = Mutex::new(saw);
+            serve((HOST4, 1005), move |mut stream| {
                 let end = loop {
                     match stream.read(&mut [0; 100]) {
                         Ok(1..) => {}
                         end => break end.map_err(|e| e.kind()),
                     }
                 };
-                *saw.lock().unwrap() = Some(end);
+                saw.lock().unwrap().send(end).unwrap();
             });
             let host = Host::start(scenario, None, |_| {});
             let records = host.finish();
-            assert_eq!(*seen.lock().unwrap(), Some(Err(ErrorKind::ConnectionReset)), "a reset is passed on as one");
+            let end = seen.recv_timeout(PATIENCE).unwrap();
+            assert_eq!(end, Err(ErrorKind::ConnectionReset), "a reset is passed on as one");
             let close = |port, close| {
                 records.iter().any(|r| {
                     r.port == Some(port) && r.generation == 7 && r.end.as_ref().map(|end| end.close) == Some(close)
@@ -409,6 +416,33 @@ fn host(name: &str, scenario: &str) {
             drop(stop);
             host.finish();
         }
+        "idle" => {
+            raise_limit();
+            let listener = TcpListener::bind((HOST4, 1000)).unwrap();
+            thread::spawn(move || {
+                let mut kept = Vec::new();
+                for mut stream in listener.incoming().map_while(Result::ok) {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).unwrap();
+                    if byte[0] == 0 {
+                        kept.clear();
+                    }
+                    stream.write_all(&byte).unwrap();
+                    kept.push(stream);
+                }
+            });
+            let host = Host::start(scenario, None, |_| {});
+            host.go.send(&0).unwrap();
+            host.go.receive().expect("the first flow is there");
+            let before = proportional_size();
+            host.go.receive().expect("all flows are there");
+            await_size(before + IDLE * 3 * 1024);
+            host.go.send(&0).unwrap();
+            host.go.receive().expect("all flows are gone");
+            // A fifth, and what the test's own server and warden keep.
+            await_size(before + before / 5 + (128 << 10));
+            host.finish();
+        }
         "speed" => {
             for (port, up) in [(1000, true), (1001, false)] {
                 serve((HOST4, port), move |stream| if up { swallow(stream) } else { pour(stream) });
@@ -458,6 +492,7 @@ fn jail(name: &str) {
                 drop(stream);
 
                 let mut stream = dial(host, 1003).unwrap();
+                stream.write_all(b"x").unwrap();
                 assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
                 both_ways(dial(host, 1004).unwrap(), TOTAL, false);
                 assert_eq!(errno(dial(host, 9)), libc::ECONNREFUSED);
@@ -537,17 +572,32 @@ fn jail(name: &str) {
             stream.set_nonblocking(true).unwrap();
             let data = vec![1; 1 << 20];
             let mut refused = 0;
-            while refused < 20 {
-                match stream.write(&data) {
-                    Ok(_) => refused = 0,
-                    Err(error) => {
-                        assert_eq!(error.kind(), ErrorKind::WouldBlock);
-                        refused += 1;
-                        thread::sleep(Span::from_millis(50)); // buffers of two kernels fill up
-                    }
-                }
+            while refused < 50 {
+                let written = stream.write(&data).map_err(|error| error.kind());
+                refused = if written == Err(ErrorKind::WouldBlock) { refused + 1 } else { 0 };
+                thread::sleep(Span::from_millis(10)); // the buffers of two kernels fill up
             }
             let channel = channel_of_the_host();
+            channel.send(&0).unwrap();
+            channel.receive().unwrap();
+            std::mem::forget(channel);
+        }
+        "idle" => {
+            raise_limit();
+            let channel = channel_of_the_host();
+            let flow = |byte| {
+                let mut stream = dial(HOST4, 1000).unwrap();
+                stream.write_all(&[byte]).unwrap();
+                stream.read_exact(&mut [0]).unwrap();
+                stream
+            };
+            let first = flow(1);
+            channel.send(&0).unwrap();
+            let flows: Vec<_> = (0..IDLE).map(|_| flow(1)).collect();
+            channel.send(&0).unwrap();
+            channel.receive().unwrap();
+            drop((first, flows));
+            flow(0);
             channel.send(&0).unwrap();
             channel.receive().unwrap();
             std::mem::forget(channel);
@@ -563,6 +613,32 @@ fn jail(name: &str) {
         }
         other => panic!("no scenario {other}"),
     }
+}
+
+/// Idle flows of the test of their memory.
+const IDLE: u64 = 2000;
+
+fn raise_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+}
+
+/// The memory of this process, shared pages by their share, in bytes.
+fn proportional_size() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// Waits until memory has gone down so far.
+fn await_size(most: u64) {
+    let begun = Clock::now();
+    while proportional_size() > most {
+        assert!(begun.elapsed() < Span::from_secs(8), "{} bytes, {most} expected", proportional_size());
+        thread::sleep(Span::from_millis(100)); // between two looks
+    }
+    println!("{} bytes after {:?}, at most {most} expected", proportional_size(), begun.elapsed());
 }
 
 /// A second owner of the channel of `in_namespaces`, to be forgotten at the end.
@@ -712,6 +788,11 @@ fn questions_to_any_address_are_answered_inside_over_udp_and_tcp() {
 #[test]
 fn questions_are_forwarded_to_the_next_resolver_and_forgeries_passed_over() {
     check("forwarded");
+}
+
+#[test]
+fn an_idle_flow_costs_three_kilobytes_and_gives_them_back() {
+    check("idle");
 }
 
 #[test]
