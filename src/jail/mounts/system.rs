@@ -164,8 +164,11 @@ pub fn run(view: &mut View<'_>) -> Result<(), MountError> {
 /// Empties /var/log (every line of a syslog names the host; `--ro` shows a folder of it) and the folders that name the host.
 pub fn var(view: &mut View<'_>) -> Result<(), MountError> {
     for path in ["/var/log"].iter().chain(&HIDDEN_BELOW_VAR) {
+        // Most do not exist; of those that do, not where it is hidden already, or where a link leads somewhere else.
+        if fs::symlink_metadata(path).is_err() {
+            continue;
+        }
         let Ok(real) = Path::new(path).canonicalize() else { continue };
-        // Not where it is hidden already, or where it is a link to something else.
         if real == Path::new(path) && fs::symlink_metadata(View::inside(&real)).is_ok() {
             // A mount point for what `--ro` or the working folder binds below it has to be made while it can be written.
             let name = real.to_string_lossy().replace('/', "-");

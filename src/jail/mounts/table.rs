@@ -4,6 +4,7 @@
 //! mountinfo names its server. Shares of a hypervisor are local devices to the guest and are fine.
 
 use std::ffi::OsString;
+use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -32,7 +33,10 @@ pub struct Table {
 impl Table {
     /// Reads the table of this process's namespace.
     pub fn read() -> std::io::Result<Self> {
-        Ok(Self::parse(&std::fs::read("/proc/self/mountinfo")?))
+        // Room from the start: every read of a small piece would make the kernel walk the table again.
+        let mut text = Vec::with_capacity(64 << 10);
+        std::fs::File::open("/proc/self/mountinfo")?.read_to_end(&mut text)?;
+        Ok(Self::parse(&text))
     }
 
     /// Parses mountinfo; a line that is not one is passed over.
