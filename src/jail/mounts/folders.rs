@@ -115,7 +115,12 @@ impl Folders {
             [(&plan.read_only, Access::Read, "--ro"), (&plan.read_write, Access::Write, "--rw")]
         {
             for path in paths {
-                let real = path.canonicalize().at(Stage::Folders, "finding", path)?;
+                // Named as it is first: the scratch space lies over /proc by now.
+                let real = if is_forbidden(path) {
+                    path.clone()
+                } else {
+                    path.canonicalize().at(Stage::Folders, "finding", path)?
+                };
                 if is_forbidden(&real) {
                     return Err(MountError::NotToBeShown { flag, path: real });
                 }

@@ -70,7 +70,8 @@ fn expose(view: &mut View<'_>, path: &Path) -> Result<(), MountError> {
 }
 
 fn bind(view: &mut View<'_>, path: &Path) -> Result<(), MountError> {
-    let attributes = if view.plan.started_as_root { READ_ONLY } else { 0 };
+    let shared = path == Path::new("/tmp"); // bound at all only with --share-tmp
+    let attributes = if view.plan.started_as_root && !shared { READ_ONLY } else { 0 };
     view.bind(Stage::Root, path, path, attributes)
 }
 

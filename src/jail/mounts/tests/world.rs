@@ -6,6 +6,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use nix::mount::{MsFlags, mount};
@@ -17,6 +19,20 @@ use super::super::*;
 use crate::jail::identity::Identity;
 
 const UNPRIVILEGED: u32 = 1001;
+
+/// One test forks at a time: a child inherits the locks (of the standard streams, of panics) as they were in other threads.
+static FORKING: Mutex<()> = Mutex::new(());
+static IN_A_FORK: AtomicBool = AtomicBool::new(false);
+
+fn alone() -> Option<MutexGuard<'static, ()>> {
+    (!IN_A_FORK.load(Ordering::Relaxed)).then(|| FORKING.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// A forked child that hangs is a failure, not a hanging test run.
+fn forked() {
+    IN_A_FORK.store(true, Ordering::Relaxed);
+    nix::unistd::alarm::set(60);
+}
 
 /// A caller with a home of its own below /var/lib or /tmp, and folders that outlive no test.
 pub struct World {
@@ -93,11 +109,13 @@ impl World {
     }
 
     fn fork_jail(&self, plan: &Plan, timed: Option<&UnixStream>, inside: impl FnOnce(Result<Notes, MountError>)) {
+        let _alone = alone();
         let (mut unshared, unshared_there) = UnixStream::pair().unwrap();
         let (mut report, report_there) = UnixStream::pair().unwrap();
         // SAFETY: the child uses the C library's allocator only, which is ready after fork, and ends in _exit.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
+                forked();
                 drop((unshared, report));
                 let failed =
                     catch_unwind(AssertUnwindSafe(|| self.child(plan, timed, unshared_there, &report_there, inside)));
@@ -159,6 +177,7 @@ impl World {
         // SAFETY: as above; this child is pid 1 of the new pid namespace.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
+                forked();
                 let failed = catch_unwind(AssertUnwindSafe(|| {
                     let start = Instant::now();
                     let built = build(plan);
@@ -218,10 +237,12 @@ pub fn outside(test: impl FnOnce()) {
         eprintln!("NOT RUN: this property needs mounts outside the jail; run the tests as root");
         return;
     }
+    let _alone = alone();
     let (mut report, there) = UnixStream::pair().unwrap();
     // SAFETY: the child uses the C library's allocator only, which is ready after fork, and ends in _exit.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
+            forked();
             drop(report);
             let failed = catch_unwind(AssertUnwindSafe(|| {
                 unshare(CloneFlags::CLONE_NEWNS).unwrap();
@@ -244,7 +265,7 @@ pub fn outside(test: impl FnOnce()) {
 
 /// A tmpfs of the outside, with what the host had there gone.
 pub fn cover(path: &str) {
-    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).unwrap();
 }
 
 /// The host's folder, writable without touching the host.
