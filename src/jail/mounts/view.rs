@@ -238,6 +238,12 @@ impl<'a> View<'a> {
         self.points.contains(target)
     }
 
+    /// From here on no device node of a host folder can be opened (a chroot's /dev/net/tun lies on an ordinary file system).
+    pub fn close_devices(&self) -> Result<(), MountError> {
+        let Some(root) = self.close_for_writes.first() else { return Ok(()) };
+        calls::set_attributes(root, NO_SUID | NO_DEV, Reach::Tree).at(Stage::Root, "setting nodev on", "/")
+    }
+
     /// Marks what has to be read-only, makes the new root the root, lets go of the old one, and enters the working folder.
     pub fn finish(self) -> Result<Notes, MountError> {
         for tree in &self.close_for_writes {
@@ -262,5 +268,22 @@ impl<'a> View<'a> {
     /// Records something that the caller should know.
     pub fn note(&mut self, note: Note) {
         self.notes.push(note);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_group_called_after_its_host_is_noticed() {
+        let table = Table::parse(
+            b"1 0 8:1 / / rw - ext4 /dev/mapper/web--01--vg-root rw\n2 1 0:9 / /run rw - tmpfs web--01 rw\n3 1 8:2 / /home rw - ext4 /dev/sda2 rw\n",
+        );
+        let named: Vec<_> = named_sources(&table, "web-01.example.org").collect();
+        assert_eq!(named, ["/dev/mapper/web--01--vg-root"]);
+        for quiet in ["", "vm", "debian", "other-host"] {
+            assert_eq!(named_sources(&table, quiet).count(), 0, "{quiet}");
+        }
     }
 }

@@ -225,3 +225,29 @@ fn sockets_in_run_are_not_there_and_a_working_folder_in_run_is() {
         }
     });
 }
+
+#[test]
+fn a_chroots_devices_and_kernel_mounts_do_not_come_in() {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    outside(|| {
+        cover("/mnt");
+        fs::create_dir_all("/mnt/chroot/dev/net").unwrap();
+        fs::create_dir("/mnt/chroot/sys").unwrap();
+        mknod("/mnt/chroot/dev/net/tun", SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(10, 200)).unwrap();
+        mount(Some("sysfs"), "/mnt/chroot/sys", Some("sysfs"), MsFlags::empty(), None::<&str>).unwrap();
+        for world in World::each() {
+            for allow_netfs in [false, true] {
+                let plan = Plan { allow_netfs, ..world.plan() };
+                world.jail(&plan, |notes| {
+                    let tun = fs::OpenOptions::new().read(true).open("/mnt/chroot/dev/net/tun");
+                    assert_eq!(errno(tun), Errno::EACCES);
+                    assert_eq!(fs::read_dir("/mnt/chroot/sys").unwrap().count(), 0);
+                    assert!(
+                        notes.iter().any(|n| matches!(n, Note::LeftOut { kind, .. } if kind == "sysfs")),
+                        "{notes:?}"
+                    );
+                });
+            }
+        }
+    });
+}
