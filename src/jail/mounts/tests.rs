@@ -191,6 +191,6 @@ fn build_takes() {
             })
             .collect();
         times.sort_unstable();
-        eprintln!("uid {}: p50 {} us, p90 {} us", world.uid, times[25], times[45]);
+        eprintln!("uid {}: p50 {} us, p90 {} us of processor time", world.uid, times[25], times[45]);
     }
 }
