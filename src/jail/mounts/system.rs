@@ -82,12 +82,12 @@ pub fn dev(view: &mut View<'_>) -> Result<(), MountError> {
     view.bind_closing(Stage::Dev, "dev", "/dev")?;
     for name in DEVICES {
         let path = Path::new("/dev").join(name);
-        view.bind(Stage::Dev, &path, &path, NO_SUID | NO_EXEC)?;
+        view.bind(Stage::Dev, &path, &path, 0)?;
     }
     if let Some(terminal) = terminal {
         // ttyname(3) finds the caller's terminal here, since its number means nothing in the jail's own devpts. A terminal
         // that can't be bound (another devpts) costs only that name.
-        let _ = view.bind(Stage::Dev, terminal, "/dev/console", NO_SUID | NO_EXEC);
+        let _ = view.bind(Stage::Dev, terminal, "/dev/console", 0);
     }
     view.bind(Stage::Dev, "shm", "/dev/shm", NO_SUID | NO_DEV)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;

@@ -20,9 +20,11 @@ use super::table::Table;
 pub const VIEWS: [&str; 8] = ["/etc", "/run", "/dev", "/sys", "/proc", "/var/log", "/tmp", "/var/tmp"];
 
 /// An empty folder on the scratch tmpfs, bound wherever something is to be empty.
-pub const EMPTY_FOLDER: &str = "empty";
+pub const EMPTY_FOLDER: &str = "masks/empty";
 /// An empty file on the scratch tmpfs.
-pub const EMPTY_FILE: &str = "empty-file";
+pub const EMPTY_FILE: &str = "masks/empty-file";
+/// A file with the jail's own boot id.
+pub const BOOT_ID: &str = "masks/boot-id";
 
 /// A character device 0:0, which is what overlay(5) calls a whiteout.
 const WHITEOUT: &str = "whiteout";
@@ -126,8 +128,14 @@ impl<'a> View<'a> {
         calls::attach(&scratch, Path::new("/proc")).at(Stage::Scratch, "mounting a tmpfs on", "/proc")?;
         fchdir(&scratch).at(Stage::Scratch, "entering", "tmpfs")?;
         view.folder(Stage::Scratch, "root", 0o755)?;
+        view.folder(Stage::Scratch, "masks", 0o755)?;
         view.folder(Stage::Scratch, EMPTY_FOLDER, 0o555)?;
         view.file(Stage::Scratch, EMPTY_FILE, "")?;
+        view.file(Stage::Scratch, BOOT_ID, format!("{}\n", plan.identity.boot_id))?;
+        // Read-only once; what is bound from here is a copy of this mount, and read-only as well.
+        let masks = calls::clone_tree(Path::new("masks")).at(Stage::Scratch, "taking", "masks")?;
+        calls::set_attributes(&masks, READ_ONLY, Reach::Mount).at(Stage::Scratch, "closing", "masks")?;
+        calls::attach(&masks, Path::new("masks")).at(Stage::Scratch, "mounting", "masks")?;
         mknod(WHITEOUT, SFlag::S_IFCHR, Mode::empty(), 0).at(Stage::Scratch, "making", WHITEOUT)?;
         let root = calls::clone_tree(Path::new("root")).at(Stage::Root, "taking", "root")?;
         calls::attach(&root, Path::new("root")).at(Stage::Root, "mounting", "root")?;
