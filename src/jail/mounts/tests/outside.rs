@@ -152,6 +152,7 @@ fn a_network_file_system_that_is_needed_is_named_and_never_touched() {
             });
             let plan = Plan { allow_netfs: true, read_write: vec![world.path("home")], ..world.plan() };
             world.jail(&plan, |_| assert!(read("/proc/self/mountinfo").contains("server:/x")));
+            nix::mount::umount2(&share, nix::mount::MntFlags::MNT_DETACH).unwrap(); // so that the folder can be removed
         }
     });
 }
