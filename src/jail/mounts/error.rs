@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::calls::errno_of;
+use super::table::Mount;
 
 /// A part of the view, in the order in which they are built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +97,18 @@ pub enum MountError {
         /// Its type.
         kind: String,
     },
+    /// A proc, sysfs or device file system lies below a folder that the caller can write.
+    #[error(
+        "{} ({kind}) is mounted below your folder {} and would show the host's devices or addresses in the jail: unmount it first, or hide the folder (--home tmp)", mount.display(), folder.display()
+    )]
+    KernelFilesystemBelow {
+        /// The writable folder.
+        folder: PathBuf,
+        /// Where that file system is mounted.
+        mount: PathBuf,
+        /// Its type.
+        kind: String,
+    },
     /// The kernel refuses a fresh /proc, since parts of the one outside are covered.
     #[error(
         "cannot mount a fresh /proc ({errno}): parts of the /proc outside are covered ({covered}). docker: --security-opt systempaths=unconfined; podman: --security-opt unmask=ALL; Kubernetes: procMount: Unmasked with hostUsers: false; systemd unit: ProtectKernelTunables=no, ProtectKernelLogs=no, ProtectProc=default, ProcSubset=all; systemd-nspawn: umount the listed paths. --proc host-masked accepts the outer /proc, which shows the processes outside"
@@ -139,6 +152,19 @@ pub enum MountError {
         "--allow-nested-sandbox leaves /proc/sys unmasked, which root could write: run it as a user, with --user NAME"
     )]
     NestedSandboxAsRoot,
+}
+
+impl MountError {
+    /// The error for a mount that a jail must not have, below a folder that it needs.
+    pub(super) fn below(folder: &Path, mount: &Mount) -> Self {
+        let (folder, kind, kernels) = (folder.to_owned(), mount.kind.clone(), mount.is_kernels());
+        let mount = mount.point.clone();
+        if kernels {
+            Self::KernelFilesystemBelow { folder, mount, kind }
+        } else {
+            Self::NetworkFilesystemBelow { folder, mount, kind }
+        }
+    }
 }
 
 /// Attaches stage, path and remedy to a failed call.

@@ -109,6 +109,22 @@ const HIDDEN: [&str; 84] = [
     "puppet",
 ];
 
+/// The same, where the host need not have it yet: settings that come with a network.
+const HIDDEN_ALWAYS: [&str; 12] = [
+    "HOSTNAME",
+    "NetworkManager",
+    "cloud",
+    "dhcp",
+    "dhcpcd.conf",
+    "mailname",
+    "machine-info",
+    "netplan",
+    "network",
+    "ssh",
+    "resolvconf",
+    "wireguard",
+];
+
 /// Names below folders that stay.
 const HIDDEN_BELOW: [&str; 13] = [
     "conf.d/hostname",
@@ -126,8 +142,8 @@ const HIDDEN_BELOW: [&str; 13] = [
     "systemd/timesyncd.conf",
 ];
 
-/// Of /etc/ssh, what a client needs. Host keys name the host for ever.
-const SSH: [&str; 4] = ["ssh_config", "ssh_config.d", "ssh_known_hosts", "moduli"];
+/// Of /etc/ssh, what a client needs. Host keys name the host for ever; moduli (half a megabyte) is the server's.
+const SSH: [&str; 3] = ["ssh_config", "ssh_config.d", "ssh_known_hosts"];
 
 const OWN: &str = "etc-own";
 const HIDE: &str = "etc-hide";
@@ -136,7 +152,7 @@ const HIDE: &str = "etc-hide";
 pub fn build(view: &mut View<'_>) -> Result<(), MountError> {
     own_files(view)?;
     view.folder(Stage::Etc, HIDE, 0o755)?;
-    for name in HIDDEN {
+    for name in hidden_names()? {
         view.whiteout(Stage::Etc, format!("{HIDE}/{name}"))?;
     }
     for path in HIDDEN_BELOW {
@@ -167,6 +183,19 @@ pub fn build(view: &mut View<'_>) -> Result<(), MountError> {
             Ok(())
         }
     }
+}
+
+/// What to hide: what the host has, and a few names that may come while the jail lives.
+fn hidden_names() -> Result<Vec<&'static str>, MountError> {
+    let mut names = HIDDEN_ALWAYS.to_vec();
+    for entry in fs::read_dir("/etc").at(Stage::Etc, "listing", "/etc")? {
+        let entry = entry.at(Stage::Etc, "listing", "/etc")?;
+        let name = entry.file_name();
+        names.extend(HIDDEN.iter().find(|h| name == **h));
+    }
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
 }
 
 fn own_files(view: &View<'_>) -> Result<(), MountError> {

@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::calls::READ_ONLY;
+use super::calls::{NO_DEV, NO_SUID, READ_ONLY};
 use super::error::{Context, MountError, Stage};
 use super::plan::{HomeView, Note, TmpView};
 use super::system::HIDDEN_BELOW_VAR;
@@ -115,7 +115,12 @@ impl Folders {
             [(&plan.read_only, Access::Read, "--ro"), (&plan.read_write, Access::Write, "--rw")]
         {
             for path in paths {
-                let real = path.canonicalize().at(Stage::Folders, "finding", path)?;
+                // Named as it is first: the scratch space lies over /proc by now.
+                let real = if is_forbidden(path) {
+                    path.clone()
+                } else {
+                    path.canonicalize().at(Stage::Folders, "finding", path)?
+                };
                 if is_forbidden(&real) {
                     return Err(MountError::NotToBeShown { flag, path: real });
                 }
@@ -193,23 +198,21 @@ fn bind(view: &mut View<'_>, path: &Path, access: Access) -> Result<(), MountErr
     if view.plan.tmp == TmpView::Shared && path == Path::new("/tmp") {
         return Ok(());
     }
-    if !view.plan.allow_netfs
-        && let Some(mount) = foreign(view, path)
-    {
-        return Err(mount);
+    if let Some(error) = unwanted(view, path) {
+        return Err(error);
     }
     view.mount_point(Stage::Folders, path, &target)?;
-    view.bind(Stage::Folders, path, path, if access == Access::Read { READ_ONLY } else { 0 })
+    let writes = if access == Access::Read { READ_ONLY } else { 0 };
+    view.bind(Stage::Folders, path, path, writes | NO_SUID | NO_DEV)
 }
 
-fn foreign(view: &View<'_>, path: &Path) -> Option<MountError> {
-    if let Some(mount) = view.table.containing(path).filter(|m| m.is_foreign()) {
+fn unwanted(view: &View<'_>, path: &Path) -> Option<MountError> {
+    let allow = view.plan.allow_netfs;
+    if let Some(mount) = view.table.containing(path).filter(|m| !allow && m.is_foreign()) {
         let (mount, kind) = (mount.point.clone(), mount.kind.clone());
         return Some(MountError::NetworkFilesystem { role: "the folder", path: path.to_owned(), mount, kind });
     }
-    let mount = view.table.foreign_below(path).next()?;
-    let (mount, kind) = (mount.point.clone(), mount.kind.clone());
-    Some(MountError::NetworkFilesystemBelow { folder: path.to_owned(), mount, kind })
+    view.table.unwanted_below(path, allow).next().map(|mount| MountError::below(path, mount))
 }
 
 /// Whether the path lies below, and is not itself, a folder that netjail makes a view of.

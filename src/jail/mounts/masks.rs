@@ -9,7 +9,6 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::calls::READ_ONLY;
 use super::error::{Context, MountError, Stage};
 use super::view::{EMPTY_FOLDER, VIEWS, View};
 
@@ -40,7 +39,7 @@ pub fn build(view: &mut View<'_>) -> Result<(), MountError> {
             let is_shown = fs::symlink_metadata(View::inside(&path)).is_ok_and(|m| m.is_dir());
             if is_shown && !done.iter().any(|d| path.starts_with(d)) {
                 pin_ancestors(view, &path)?;
-                view.bind(Stage::Masks, EMPTY_FOLDER, &path, READ_ONLY)?;
+                view.bind(Stage::Masks, EMPTY_FOLDER, &path, 0)?; // a copy of a read-only mount
                 done.push(path);
             }
         }

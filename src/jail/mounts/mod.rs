@@ -46,6 +46,7 @@ pub fn build(plan: &Plan) -> Result<Notes, MountError> {
     root::build(&mut view)?;
     let folders = folders::Folders::new(&view)?;
     folders.bind_outside_views(&mut view)?;
+    view.close_devices()?;
     etc::build(&mut view)?;
     system::dev(&mut view)?;
     system::sys(&mut view)?;

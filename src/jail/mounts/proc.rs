@@ -17,7 +17,7 @@ use nix::mount::{MsFlags, mount};
 use super::calls::READ_ONLY;
 use super::error::{Context, MountError, Stage};
 use super::plan::ProcView;
-use super::view::{EMPTY_FILE, EMPTY_FOLDER, View};
+use super::view::{BOOT_ID, EMPTY_FILE, EMPTY_FOLDER, View};
 
 /// Files that show the kernel's command line (addresses, MACs), or keys and servers' names, or reboot the host.
 const EMPTY_FILES: [&str; 5] = ["cmdline", "keys", "sysrq-trigger", "kcore", "bootconfig"];
@@ -41,8 +41,7 @@ pub fn build(view: &mut View<'_>) -> Result<(), MountError> {
         return Ok(());
     }
     view.bind(Stage::Proc, "root/proc/sys", "/proc/sys", READ_ONLY)?;
-    view.file(Stage::Proc, "boot-id", format!("{}\n", view.plan.identity.boot_id))?;
-    cover(view, "boot-id", "/proc/sys/kernel/random/boot_id")?;
+    cover(view, BOOT_ID, "/proc/sys/kernel/random/boot_id")?;
     for name in EMPTY_FILES {
         cover(view, EMPTY_FILE, Path::new("/proc").join(name))?;
     }
@@ -54,7 +53,7 @@ pub fn build(view: &mut View<'_>) -> Result<(), MountError> {
 
 fn cover(view: &mut View<'_>, with: &str, path: impl AsRef<Path>) -> Result<(), MountError> {
     if fs::symlink_metadata(View::inside(path.as_ref())).is_ok() {
-        view.bind(Stage::Proc, with, path, READ_ONLY)?;
+        view.bind(Stage::Proc, with, path, 0)?; // a copy of a read-only mount
     }
     Ok(())
 }

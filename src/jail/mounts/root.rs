@@ -1,6 +1,6 @@
 //! The new root's own level: the host's top-level folders, bound one by one, and its links.
 //!
-//! A folder with a network file system somewhere below it can't be bound as it is: mounts from outside are locked together in a
+//! A folder with a network file system, or a proc of some chroot, below it can't be bound as it is: mounts from outside are locked together in a
 //! user namespace (mount_namespaces(7)), so the foreign one can be neither taken off nor left out. Such a folder is taken
 //! apart instead: a folder of the new root's own, into which everything but the foreign mount is bound. That only works where
 //! the caller could not make new files anyway.
@@ -13,8 +13,8 @@ use super::error::{Context, MountError, Stage};
 use super::plan::{HomeView, Note};
 use super::view::View;
 
-/// Top-level names that are not shown: /boot holds the kernel's command line.
-const LEFT_OUT: [&str; 2] = ["/boot", "/lost+found"];
+/// Top-level names that are not shown: /boot and /efi hold the kernel's command line.
+const LEFT_OUT: [&str; 3] = ["/boot", "/efi", "/lost+found"];
 
 /// Fills the new root.
 pub fn build(view: &mut View<'_>) -> Result<(), MountError> {
@@ -47,20 +47,16 @@ fn place(view: &mut View<'_>, path: &Path, kind: FileType) -> Result<(), MountEr
 }
 
 fn expose(view: &mut View<'_>, path: &Path) -> Result<(), MountError> {
-    let foreign = if view.plan.allow_netfs { None } else { view.table.foreign_below(path).next().cloned() };
-    let Some(foreign) = foreign else { return bind(view, path) };
-    if view.table.foreign_below(path).any(|m| m.point == path) {
-        view.note(Note::LeftOut { path: foreign.point, kind: foreign.kind });
+    let allow = view.plan.allow_netfs;
+    let Some(unwanted) = view.table.unwanted_below(path, allow).next().cloned() else { return bind(view, path) };
+    if view.table.unwanted_below(path, allow).any(|m| m.point == path) {
+        view.note(Note::LeftOut { path: path.to_owned(), kind: unwanted.kind });
         return Ok(());
     }
     let read_only_home =
         view.plan.home == HomeView::ReadOnly && view.home.as_ref().is_some_and(|home| path.starts_with(home));
     if !view.plan.started_as_root && !read_only_home && view.caller_writes(path) {
-        return Err(MountError::NetworkFilesystemBelow {
-            folder: path.to_owned(),
-            mount: foreign.point,
-            kind: foreign.kind,
-        });
+        return Err(MountError::below(path, &unwanted));
     }
     // A folder that the caller can't list holds nothing that the caller could name.
     for (entry, kind) in entries(path).unwrap_or_default() {
@@ -70,7 +66,8 @@ fn expose(view: &mut View<'_>, path: &Path) -> Result<(), MountError> {
 }
 
 fn bind(view: &mut View<'_>, path: &Path) -> Result<(), MountError> {
-    let attributes = if view.plan.started_as_root { READ_ONLY } else { 0 };
+    let shared = path == Path::new("/tmp"); // bound at all only with --share-tmp
+    let attributes = if view.plan.started_as_root && !shared { READ_ONLY } else { 0 };
     view.bind(Stage::Root, path, path, attributes)
 }
 

@@ -82,12 +82,12 @@ pub fn dev(view: &mut View<'_>) -> Result<(), MountError> {
     view.bind_closing(Stage::Dev, "dev", "/dev")?;
     for name in DEVICES {
         let path = Path::new("/dev").join(name);
-        view.bind(Stage::Dev, &path, &path, NO_SUID | NO_EXEC)?;
+        view.bind(Stage::Dev, &path, &path, 0)?;
     }
     if let Some(terminal) = terminal {
         // ttyname(3) finds the caller's terminal here, since its number means nothing in the jail's own devpts. A terminal
         // that can't be bound (another devpts) costs only that name.
-        let _ = view.bind(Stage::Dev, terminal, "/dev/console", NO_SUID | NO_EXEC);
+        let _ = view.bind(Stage::Dev, terminal, "/dev/console", 0);
     }
     view.bind(Stage::Dev, "shm", "/dev/shm", NO_SUID | NO_DEV)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
@@ -164,8 +164,11 @@ pub fn run(view: &mut View<'_>) -> Result<(), MountError> {
 /// Empties /var/log (every line of a syslog names the host; `--ro` shows a folder of it) and the folders that name the host.
 pub fn var(view: &mut View<'_>) -> Result<(), MountError> {
     for path in ["/var/log"].iter().chain(&HIDDEN_BELOW_VAR) {
+        // Most do not exist; of those that do, not where it is hidden already, or where a link leads somewhere else.
+        if fs::symlink_metadata(path).is_err() {
+            continue;
+        }
         let Ok(real) = Path::new(path).canonicalize() else { continue };
-        // Not where it is hidden already, or where it is a link to something else.
         if real == Path::new(path) && fs::symlink_metadata(View::inside(&real)).is_ok() {
             // A mount point for what `--ro` or the working folder binds below it has to be made while it can be written.
             let name = real.to_string_lossy().replace('/', "-");

@@ -4,6 +4,7 @@
 //! mountinfo names its server. Shares of a hypervisor are local devices to the guest and are fine.
 
 use std::ffi::OsString;
+use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -32,7 +33,10 @@ pub struct Table {
 impl Table {
     /// Reads the table of this process's namespace.
     pub fn read() -> std::io::Result<Self> {
-        Ok(Self::parse(&std::fs::read("/proc/self/mountinfo")?))
+        // Room from the start: every read of a small piece would make the kernel walk the table again.
+        let mut text = Vec::with_capacity(64 << 10);
+        std::fs::File::open("/proc/self/mountinfo")?.read_to_end(&mut text)?;
+        Ok(Self::parse(&text))
     }
 
     /// Parses mountinfo; a line that is not one is passed over.
@@ -56,9 +60,11 @@ impl Table {
         best
     }
 
-    /// The mounts at or below `path` behind which somebody outside acts.
-    pub fn foreign_below<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = &'a Mount> {
-        self.mounts.iter().filter(move |m| m.is_foreign() && m.point.starts_with(path))
+    /// The mounts at or below `path` that a jail must not have: the kernel's own, and, unless they are accepted, those
+    /// behind which somebody outside acts.
+    pub fn unwanted_below<'a>(&'a self, path: &'a Path, allow_netfs: bool) -> impl Iterator<Item = &'a Mount> {
+        let unwanted = move |m: &&Mount| m.is_kernels() || !allow_netfs && m.is_foreign();
+        self.mounts.iter().filter(unwanted).filter(move |m| m.point.starts_with(path))
     }
 
     /// Every path under which the folder `path` can be reached, itself first: the same file system may be mounted twice.
@@ -80,6 +86,28 @@ impl Table {
 }
 
 impl Mount {
+    /// Whether this shows the kernel, and not files: below /srv or a chroot it would bring the host's addresses and devices in.
+    pub fn is_kernels(&self) -> bool {
+        const KINDS: [&str; 15] = [
+            "bpf",
+            "cgroup",
+            "cgroup2",
+            "configfs",
+            "debugfs",
+            "devpts",
+            "devtmpfs",
+            "efivarfs",
+            "fusectl",
+            "nsfs",
+            "proc",
+            "pstore",
+            "securityfs",
+            "sysfs",
+            "tracefs",
+        ];
+        KINDS.contains(&self.kind.as_str())
+    }
+
     /// Whether a server, or a process outside, answers what is read here.
     pub fn is_foreign(&self) -> bool {
         match self.kind.as_str() {
@@ -142,10 +170,10 @@ mod tests {
     #[test]
     fn network_file_systems_are_told_from_shares_of_a_hypervisor() {
         let table = Table::parse(TEXT);
-        let foreign: Vec<_> = table.foreign_below(Path::new("/")).map(|m| m.point.to_str().unwrap()).collect();
+        let foreign: Vec<_> = table.unwanted_below(Path::new("/"), false).map(|m| m.point.to_str().unwrap()).collect();
         assert_eq!(foreign, ["/home/a/g d", "/mnt/share", "/net9"]);
-        assert_eq!(table.foreign_below(Path::new("/home/a")).count(), 1);
-        assert_eq!(table.foreign_below(Path::new("/home/ab")).count(), 0);
+        assert_eq!(table.unwanted_below(Path::new("/home/a"), false).count(), 1);
+        assert_eq!(table.unwanted_below(Path::new("/home/ab"), false).count(), 0);
     }
 
     #[test]
