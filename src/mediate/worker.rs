@@ -10,6 +10,9 @@
 //! wait, at most [`LOOKS`] a tick; the answer is then the kernel's own ERESTARTSYS, from which it makes a restart or
 //! EINTR as the handler's flags say (with SO_SNDTIMEO always EINTR: signal(7)).
 //!
+//! What is left: in the microseconds before a notification is received any signal interrupts it, before anything was executed. The
+//! kernel then restarts the call, or, where the handler has no SA_RESTART, returns EINTR from a connect that has not begun.
+//!
 //! # Watchdog
 //! Outside of epoll an alarm runs. Its signal has the default action: a worker that a jail has blocked ends itself.
 
@@ -371,6 +374,12 @@ impl Worker {
             (libc::AF_UNIX, Address::Path(path)) => return self.by_path(call, socket, path),
             (libc::AF_UNIX, _) => Attempt::with_address(socket, bytes, true)?,
             // Connected to the kernel is what a netlink socket is from the start. See the module's theory.
+            (libc::AF_NETLINK, Address::Other(family)) if i32::from(family) == libc::AF_UNSPEC => {
+                return Ok(Outcome::Answer(Answer::Zero));
+            }
+            (libc::AF_NETLINK, Address::Netlink { .. }) if bytes.len() < size_of::<libc::sockaddr_nl>() => {
+                return Err(Errno::EINVAL);
+            }
             (libc::AF_NETLINK, Address::Netlink { port: 0, groups: 0 }) => return Ok(Outcome::Answer(Answer::Zero)),
             (libc::AF_NETLINK, Address::Netlink { .. }) => return Err(Errno::EPERM),
             (libc::AF_NETLINK, _) => return Err(Errno::EINVAL),
@@ -418,11 +427,10 @@ impl Worker {
     /// Connects to an object that was looked up, if it is one that the jail may reach.
     fn reach(&mut self, call: &mut Call, socket: OwnedFd, path: &[u8], object: OwnedFd) -> Result<Outcome, Errno> {
         let inode = inspect(object.as_fd())?;
-        if !inode.is_socket {
-            return Err(Errno::ECONNREFUSED);
-        }
         let datagram = || target::socket_option(socket.as_fd(), libc::SO_TYPE) == Ok(libc::SOCK_DGRAM);
-        let permitted = self.state.bound.contains(call.network, inode.identity)
+        // What is no socket can be left to the kernel: it refuses, by rights or by type, and the object can not become one.
+        let permitted = !inode.is_socket
+            || self.state.bound.contains(call.network, inode.identity)
             || self.state.allowed.contains(inode.identity, path)
             || (self.state.allow_datagrams && datagram());
         if permitted {

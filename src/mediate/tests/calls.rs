@@ -123,6 +123,12 @@ fn oddities(folder: &Path) -> Vec<(String, i32)> {
     got
 }
 
+fn folder_of_one(folder: &Path, name: &str) -> Result<std::path::PathBuf, String> {
+    let path = folder.join(name);
+    std::fs::create_dir(&path).map_err(|e| e.to_string())?;
+    Ok(path)
+}
+
 #[test]
 fn every_odd_call_gets_what_it_gets_without_a_mediator() {
     let folder = folder();
@@ -131,8 +137,8 @@ fn every_odd_call_gets_what_it_gets_without_a_mediator() {
         let text: Vec<String> = list.iter().map(|(name, errno)| format!("{name}: {errno}")).collect();
         std::fs::write(path, text.join("\n")).map_err(|e| e.to_string())
     };
-    unmediated(|| write(&native, oddities(folder.path()))).good();
-    Jail::new().run(|| write(&mediated, oddities(folder.path())));
+    unmediated(|| write(&native, oddities(folder_of_one(folder.path(), "a")?.as_path()))).good();
+    Jail::new().run(|| write(&mediated, oddities(folder_of_one(folder.path(), "b")?.as_path())));
     let read = |path: &Path| std::fs::read_to_string(path).unwrap();
     let (native, mediated) = (read(&native), read(&mediated));
     let differ: Vec<_> = native.lines().zip(mediated.lines()).filter(|(a, b)| a != b).collect();
@@ -200,8 +206,7 @@ fn a_socket_in_a_further_mount_namespace_is_reached() {
     let options = Options { nested_sandbox: true, ..Options::default() };
     Jail::with(options, &[]).run(|| {
         use nix::mount::{MsFlags, mount};
-        use nix::sched::{CloneFlags, unshare};
-        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).map_err(|e| e.to_string())?;
+        enter(nix::sched::CloneFlags::CLONE_NEWNS)?;
         mount(Some("none"), outer.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>).map_err(|e| e.to_string())?;
         let path = outer.path().join("deep");
         let _server = UnixListener::bind(&path).unwrap();

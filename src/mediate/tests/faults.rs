@@ -3,7 +3,7 @@
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::jail::*;
@@ -55,33 +55,27 @@ fn a_blocked_worker_is_replaced_and_remembers_what_was_bound() {
         let full = Full::tcp();
         let stop = AtomicBool::new(false);
         let aborted = AtomicU32::new(0);
-        let fd = full.socket();
+        let flipped = AtomicI32::new(-1);
         std::thread::scope(|scope| {
             // One thread keeps taking O_NONBLOCK away from a socket that another one connects: sooner or later the worker's
             // own connect blocks.
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
                     // SAFETY: no memory is passed.
-                    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, 0) };
+                    unsafe { libc::fcntl(flipped.load(Ordering::Relaxed), libc::F_SETFL, 0) };
                 }
             });
+            // A signal every 20 ms ends the attempts that were not unlucky.
+            super::waits::catch_alarms(Duration::from_millis(20), 0);
             let end = Instant::now() + Duration::from_secs(60);
             while Instant::now() < end && aborted.load(Ordering::Relaxed) == 0 {
-                let timeout = libc::timeval { tv_sec: 20, tv_usec: 0 };
-                // SAFETY: a live option of the right size.
-                unsafe {
-                    libc::setsockopt(
-                        fd.as_raw_fd(),
-                        libc::SOL_SOCKET,
-                        libc::SO_SNDTIMEO,
-                        (&raw const timeout).cast(),
-                        16,
-                    )
-                };
+                let fd = full.socket();
+                flipped.store(fd.as_raw_fd(), Ordering::Relaxed);
                 if full.connect(&fd) == libc::ECONNABORTED {
                     aborted.store(1, Ordering::Relaxed);
                 }
             }
+            super::waits::catch_alarms(Duration::ZERO, 0);
             stop.store(true, Ordering::Relaxed);
         });
         check!(aborted.load(Ordering::Relaxed) == 1);
@@ -99,6 +93,9 @@ fn a_flood_of_waiting_connects_is_refused_at_a_limit_and_forgotten_with_its_thre
     let jail = Jail::new();
     jail.run(|| {
         let full = Full::unix(&outer.path().join("full"));
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
         let flood = spawn(|| {
             let refused = AtomicU32::new(0);
             let over = AtomicBool::new(false);

@@ -120,6 +120,20 @@ fn catch(flags: i32) {
     }
 }
 
+/// A signal every so often, with these flags for its handler; or no longer.
+pub fn catch_alarms(every: Duration, flags: i32) {
+    let every = libc::timeval { tv_sec: 0, tv_usec: every.as_micros() as _ };
+    let interval = libc::itimerval { it_interval: every, it_value: every };
+    // SAFETY: the handler only counts, and the interval is live.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = caught as extern "C" fn(i32) as usize;
+        action.sa_flags = flags;
+        libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut());
+        libc::syscall(libc::SYS_setitimer, libc::ITIMER_REAL, &raw const interval, std::ptr::null_mut::<u8>());
+    }
+}
+
 /// Has another process send signals to this one, each after a pause.
 fn later(signals: &'static [(u64, i32)]) -> Child {
     let to = nix::unistd::getpid();
@@ -212,21 +226,9 @@ fn stop_and_continue_do_not_end_a_connect_and_a_fatal_signal_does() {
 #[test]
 fn a_storm_of_signals_changes_no_result() {
     Jail::new().run(|| {
-        catch(libc::SA_RESTART);
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let to = inet_address(server.local_addr().unwrap().port());
-        let interval = libc::itimerval {
-            it_interval: libc::timeval { tv_sec: 0, tv_usec: 300 },
-            it_value: libc::timeval { tv_sec: 0, tv_usec: 300 },
-        };
-        // SAFETY: the handler only counts, and the interval is live.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = caught as extern "C" fn(i32) as usize;
-            action.sa_flags = libc::SA_RESTART;
-            libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut());
-            libc::syscall(libc::SYS_setitimer, libc::ITIMER_REAL, &raw const interval, std::ptr::null_mut::<u8>());
-        }
+        catch_alarms(Duration::from_micros(300), libc::SA_RESTART);
         for _ in 0..2000 {
             let fd = socket(AF_INET, SOCK_STREAM);
             same!(connect(fd.as_raw_fd(), &to, 16), 0);
