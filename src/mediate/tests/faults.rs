@@ -88,6 +88,40 @@ fn a_blocked_worker_is_replaced_and_remembers_what_was_bound() {
 }
 
 #[test]
+fn a_lingering_socket_does_not_hold_the_mediator() {
+    let jail = Jail::new();
+    jail.run(|| {
+        // The peer reads nothing, so that bytes stay unsent: the last close of such a socket waits for its linger time.
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = inet_address(server.local_addr().unwrap().port());
+        for _ in 0..20 {
+            let fd = socket(libc::AF_INET, libc::SOCK_STREAM);
+            let linger = libc::linger { l_onoff: 1, l_linger: 30 };
+            // SAFETY: a live option of the right size.
+            unsafe {
+                libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), 8)
+            };
+            same!(connect(fd.as_raw_fd(), &to, 16), 0);
+            let (served, _) = server.accept().unwrap();
+            // SAFETY: no memory is passed; a full buffer ends the loop.
+            unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+            let bytes = [0u8; 65536];
+            while nix::sys::socket::send(fd.as_raw_fd(), &bytes, nix::sys::socket::MsgFlags::empty()).is_ok() {}
+            // A second connect hands the mediator a duplicate at the moment at which all others are closed.
+            let raw = fd.as_raw_fd();
+            let closer = std::thread::spawn(move || drop((fd, served)));
+            connect(raw, &to, 16);
+            drop(closer);
+        }
+        let begin = Instant::now();
+        same!(connect(socket(libc::AF_INET, libc::SOCK_STREAM).as_raw_fd(), &to, 16), 0);
+        check!(begin.elapsed() < Duration::from_secs(8));
+        // Threads that linger in their close are not waited for.
+        Ok(())
+    });
+}
+
+#[test]
 fn a_flood_of_waiting_connects_is_refused_at_a_limit_and_forgotten_with_its_threads() {
     let outer = folder();
     let jail = Jail::new();

@@ -216,7 +216,7 @@ fn stop_and_continue_do_not_end_a_connect_and_a_fatal_signal_does() {
             assert_eq!(said, "");
             assert_eq!(status, nix::sys::wait::WaitStatus::Signaled(pid, nix::sys::signal::Signal::SIGTERM, false));
         },
-        &|full: Full| {
+        |full: Full| {
             let _signals = later(&[(60, libc::SIGSTOP), (60, libc::SIGCONT), (60, libc::SIGTERM)]);
             Err(format!("the connect ended with {}", full.connect(&full.socket())))
         },
