@@ -170,3 +170,58 @@ fn the_mediators_processes_are_out_of_reach() {
     let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(format!("/proc/{}/fd", jail.mediator)).unwrap());
     assert_eq!(owner, 0, "an undumpable process belongs to root");
 }
+
+/// What a hostile program can put into the real input: any bytes as an address, any number as a descriptor.
+#[test]
+fn random_addresses_and_descriptors_neither_stop_nor_grow_the_mediator() {
+    let calls = std::env::var("NETJAIL_FUZZ_CALLS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000u32);
+    let outer = folder();
+    let jail = Jail::new();
+    let child = jail.start(|| {
+        std::env::set_current_dir(outer.path()).unwrap();
+        let _server = UnixListener::bind("s").unwrap();
+        let fds: Vec<_> = [(libc::AF_INET, 1), (libc::AF_INET6, 2), (libc::AF_UNIX, 1), (libc::AF_UNIX, 5), (16, 3)]
+            .map(|(family, kind)| socket(family, kind | libc::SOCK_NONBLOCK))
+            .into();
+        let heads: [&[u8]; 8] = [
+            b"",
+            b"/proc/self/",
+            b"/proc/self/fd/",
+            b"/proc/self/fd/3/",
+            b"/proc/thread-self/cwd/",
+            b"/",
+            b"../",
+            b"\0",
+        ];
+        let mut bytes = [0u8; 4096];
+        for call in 0..calls {
+            if call % 32 == 0 {
+                getrandom::fill(&mut bytes).unwrap();
+            }
+            let random = &bytes[(call % 32) as usize * 128..][..128];
+            let family = [libc::AF_UNIX, libc::AF_UNIX, libc::AF_INET, libc::AF_NETLINK, libc::AF_UNSPEC];
+            let family = if random[1] < 16 { i32::from(random[2]) } else { family[usize::from(random[3]) % 5] };
+            let address = [&(family as u16).to_ne_bytes(), heads[usize::from(random[4]) % 8], &random[8..]].concat();
+            let fd =
+                if random[5] < 32 { i32::from(random[6]) + 100 } else { fds[usize::from(random[6]) % 5].as_raw_fd() };
+            connect(fd, &address, u32::from(random[7]) % 112);
+        }
+        same!(reach("s".as_ref()), 0);
+        Ok(())
+    });
+    let worker = || {
+        let children = format!("/proc/{0}/task/{0}/children", jail.mediator);
+        std::fs::read_to_string(children).unwrap_or_default().trim().to_string()
+    };
+    let memory = |pid: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:")).unwrap_or("0 kB").to_string();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    assert!(eventually(|| !worker().is_empty()));
+    let (first, before) = (worker(), memory(&worker()));
+    child.good();
+    assert_eq!(worker(), first, "the worker was replaced");
+    let after = memory(&first);
+    assert!(after < before + 2048, "the worker grew from {before} to {after} kB");
+}

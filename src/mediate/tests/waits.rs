@@ -238,3 +238,37 @@ fn a_storm_of_signals_changes_no_result() {
         Ok(())
     });
 }
+
+#[test]
+fn a_signal_for_a_waiting_thread_interrupts_that_thread_alone() {
+    everywhere(|full| {
+        catch(0);
+        let waiting = [const { AtomicI32::new(0) }; 2];
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = waiting
+                .iter()
+                .map(|tid| {
+                    let full = &full;
+                    scope.spawn(move || {
+                        tid.store(nix::unistd::gettid().as_raw(), Ordering::SeqCst);
+                        full.connect(&full.socket())
+                    })
+                })
+                .collect();
+            check!(eventually(|| waiting.iter().all(|tid| tid.load(Ordering::SeqCst) != 0)));
+            std::thread::sleep(Duration::from_millis(60));
+            let first = waiting[0].load(Ordering::SeqCst);
+            // SAFETY: no memory is passed.
+            unsafe { libc::syscall(libc::SYS_tgkill, nix::unistd::getpid().as_raw(), first, libc::SIGUSR1) };
+            check!(eventually(|| threads[0].is_finished()));
+            check!(!threads[1].is_finished());
+            check!(eventually(|| {
+                empty(&full);
+                threads[1].is_finished()
+            }));
+            let got: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+            same!(got, vec![libc::EINTR, 0]);
+            Ok(())
+        })
+    });
+}
