@@ -139,6 +139,15 @@ impl Jail {
 
     /// Starts a command of the jail.
     pub fn start(&self, body: impl FnOnce() -> Said) -> Child {
+        self.start_in(|confine| {
+            enter_namespaces()?;
+            confine()?;
+            body()
+        })
+    }
+
+    /// Starts a command that enters its own namespaces and then calls its argument.
+    pub fn start_in(&self, body: impl FnOnce(&dyn Fn() -> Said) -> Said) -> Child {
         let kind = SockType::SeqPacket;
         let (ours, theirs) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
         self.warden.send_with(&ToMediator::Command, &[ours.as_fd()]).unwrap();
@@ -147,10 +156,7 @@ impl Jail {
         let warden = self.warden.as_raw_fd();
         spawn(move || {
             nix::unistd::close(warden).map_err(|e| e.to_string())?;
-            enter_namespaces()?;
-            confine(options, &theirs)?;
-            drop(theirs);
-            body()
+            body(&|| confine(options, &theirs))
         })
     }
 
