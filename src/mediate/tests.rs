@@ -4,5 +4,6 @@
 mod calls;
 mod closed;
 mod faults;
+mod identity;
 mod jail;
 mod waits;

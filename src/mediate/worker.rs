@@ -10,8 +10,14 @@
 //! wait, at most [`LOOKS`] a tick; the answer is then the kernel's own ERESTARTSYS, from which it makes a restart or
 //! EINTR as the handler's flags say (with SO_SNDTIMEO always EINTR: signal(7)).
 //!
+//! What is left: in the microseconds before a notification is received any signal interrupts it, before anything was executed. The
+//! kernel then restarts the call, or, where the handler has no SA_RESTART, returns EINTR from a connect that has not begun.
+//!
 //! # Watchdog
 //! Outside of epoll an alarm runs. Its signal has the default action: a worker that a jail has blocked ends itself.
+
+mod decide;
+mod waiting;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,17 +29,14 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::address::Address;
-use super::attempt::{Attempt, Progress};
-use super::bound::{self, inspect};
+use super::attempt::Attempt;
 use super::flight::MAX_PENDING;
-use super::lookup::{self, Effort, Walk};
+use super::lookup::Walk;
 use super::messages::FromMediator;
-use super::notify::{self, Answer, ERESTARTSYS, Notification};
+use super::notify::{self, Answer};
 use super::supervise::{Down, Listener, State, Up};
 use super::target::{self, Descriptors};
 use crate::control::channel::{Channel, ChannelError};
-use crate::jail::seccomp::assembler::{NATIVE_ARCH, X32_BIT};
 
 /// How long one round of the loop may take before the watchdog ends the worker.
 pub const PATIENCE: Duration = Duration::from_secs(3);
@@ -310,242 +313,6 @@ impl Worker {
         if !std::mem::replace(&mut self.once[which], true) {
             self.say(event);
         }
-    }
-
-    fn decide(&mut self, notification: &Notification, call: &mut Call) -> Outcome {
-        let foreign = notification.arch != NATIVE_ARCH || notification.number as u32 >= X32_BIT;
-        if foreign {
-            self.say_once(0, FromMediator::ForeignArchitecture { pid: notification.tid });
-            return Errno::ENOSYS.into();
-        }
-        let outcome = match i64::from(notification.number) {
-            libc::SYS_connect => self.connect(notification, call),
-            libc::SYS_listen => {
-                self.listen(notification, call);
-                return Outcome::Answer(Answer::Continue);
-            }
-            _ => Err(Errno::ENOSYS),
-        };
-        outcome.unwrap_or_else(Outcome::from)
-    }
-
-    /// Notes the inode to which a socket of the jail is bound. It permits and refuses nothing: whatever the caller's
-    /// memory or descriptors are by the time that the kernel goes on, what was noted was bound inside.
-    fn listen(&mut self, notification: &Notification, call: &Call) {
-        let Ok(socket) = self.descriptors.copy(notification.tid, notification.arguments[0] as i32) else { return };
-        if target::network_of(socket.as_fd()) != Ok(call.network) {
-            return;
-        }
-        let Ok(inode) = bound::inode_of(socket.as_fd()) else { return };
-        let Ok(copy) = inode.try_clone() else { return };
-        match self.state.bound.hold(call.network, inode) {
-            Ok(true) => {
-                let _ = self.supervisor.send_with(&Up::Bound { network: call.network }, &[copy.as_fd()]);
-            }
-            Ok(false) => self.say_once(1, FromMediator::TooManyBound),
-            Err(_) => {}
-        }
-    }
-
-    fn connect(&mut self, notification: &Notification, call: &mut Call) -> Result<Outcome, Errno> {
-        let [number, address, length, ..] = notification.arguments;
-        let socket = match self.descriptors.copy(notification.tid, number as i32) {
-            Err(Errno::EPERM | Errno::EACCES) => return self.unreadable(call),
-            Err(Errno::EMFILE | Errno::ENFILE) => return Err(Errno::ENOBUFS),
-            other => other?,
-        };
-        let bytes = match target::read_memory(notification.tid, address, length as u32 as usize) {
-            Err(Errno::EPERM | Errno::EACCES) => return self.unreadable(call),
-            other => other?,
-        };
-        let listener = self.state.listeners.iter().find(|l| l.number == call.listener);
-        if !listener.is_some_and(|l| notify::alive(l.fd.as_fd(), call.id)) {
-            return Ok(Outcome::Gone);
-        }
-        let family = target::socket_option(socket.as_fd(), libc::SO_DOMAIN)?;
-        if target::network_of(socket.as_fd())? != call.network {
-            return Err(Errno::EACCES);
-        }
-        let attempt = match (family, Address::read(&bytes)) {
-            (libc::AF_INET | libc::AF_INET6, _) => Attempt::with_address(socket, bytes, false)?,
-            (libc::AF_UNIX, Address::Path(path)) => return self.by_path(call, socket, path),
-            (libc::AF_UNIX, _) => Attempt::with_address(socket, bytes, true)?,
-            // Connected to the kernel is what a netlink socket is from the start. See the module's theory.
-            (libc::AF_NETLINK, Address::Netlink { port: 0, groups: 0 }) => return Ok(Outcome::Answer(Answer::Zero)),
-            (libc::AF_NETLINK, Address::Netlink { .. }) => return Err(Errno::EPERM),
-            (libc::AF_NETLINK, _) => return Err(Errno::EINVAL),
-            _ => return Err(Errno::EACCES),
-        };
-        Ok(self.execute(call, attempt))
-    }
-
-    fn unreadable(&mut self, call: &Call) -> Result<Outcome, Errno> {
-        self.say_once(2, FromMediator::Unreadable { pid: call.tid });
-        Err(Errno::EACCES)
-    }
-
-    fn execute(&mut self, call: &mut Call, attempt: Attempt) -> Outcome {
-        let progress = attempt.step();
-        if !call.killable {
-            call.key = attempt.key();
-        }
-        match progress {
-            Progress::Done(Err(Errno::EISCONN)) if call.key != (0, 0) => {
-                // The caller began the same connect before, and a signal has taken its answer.
-                let lost = self.undelivered.remove(&(call.tid, call.key.0, call.key.1));
-                Outcome::Answer(lost.unwrap_or(Answer::Error(libc::EISCONN)))
-            }
-            Progress::Done(Ok(())) => Outcome::Answer(Answer::Zero),
-            Progress::Done(Err(errno)) => errno.into(),
-            Progress::WhenWritable | Progress::Later => Outcome::Wait(Wait::Connect { attempt, tries: 0 }),
-        }
-    }
-
-    fn by_path(&mut self, call: &mut Call, socket: OwnedFd, path: &[u8]) -> Result<Outcome, Errno> {
-        let walk = lookup::prepare(call.tid, path, &mut self.descriptors)?;
-        match walk.resolve(Effort::Cached) {
-            Err(Errno::EAGAIN) => {}
-            found => return self.reach(call, socket, path, found?),
-        }
-        if self.queue.len() >= LOOKUP_QUEUE {
-            return Err(Errno::ENOBUFS);
-        }
-        self.queue.push_back((*call, walk));
-        self.look_up()?;
-        Ok(Outcome::Wait(Wait::LookUp { socket, path: path.to_vec() }))
-    }
-
-    /// Connects to an object that was looked up, if it is one that the jail may reach.
-    fn reach(&mut self, call: &mut Call, socket: OwnedFd, path: &[u8], object: OwnedFd) -> Result<Outcome, Errno> {
-        let inode = inspect(object.as_fd())?;
-        if !inode.is_socket {
-            return Err(Errno::ECONNREFUSED);
-        }
-        let datagram = || target::socket_option(socket.as_fd(), libc::SO_TYPE) == Ok(libc::SOCK_DGRAM);
-        let permitted = self.state.bound.contains(call.network, inode.identity)
-            || self.state.allowed.contains(inode.identity, path)
-            || (self.state.allow_datagrams && datagram());
-        if permitted {
-            let attempt = Attempt::with_object(socket, object)?;
-            return Ok(self.execute(call, attempt));
-        }
-        if bound::on_overlay(object.as_fd()) {
-            // What lies below an overlay is dead to everybody; programs know this errno, and start a server of their own.
-            return Err(Errno::ECONNREFUSED);
-        }
-        if self.said.len() < SAID && self.said.insert(path.to_vec()) {
-            self.say(FromMediator::Refused { pid: call.tid, path: path.to_vec() });
-        }
-        Err(Errno::EACCES)
-    }
-
-    /// Starts a thread for the next look-up, while there may be one more.
-    fn look_up(&mut self) -> Result<(), Errno> {
-        while self.busy < LOOKUPS {
-            let Some((call, walk)) = self.queue.pop_front() else { break };
-            let (sender, woken) = (self.lookups.0.clone(), Arc::clone(&self.lookups.2));
-            let thread = std::thread::Builder::new().stack_size(128 * 1024).spawn(move || {
-                // The loop outlives the thread, or the process ends with both.
-                let _ = sender.send((call.slot, call.id, walk.resolve(Effort::Full)));
-                let _ = woken.write(1);
-            });
-            thread.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EAGAIN)))?;
-            self.busy += 1;
-        }
-        Ok(())
-    }
-
-    fn looked_up(&mut self) {
-        let _ = self.lookups.2.read(); // EAGAIN: its results have been taken with an earlier one's.
-        while let Ok((slot, id, found)) = self.lookups.1.try_recv() {
-            self.busy -= 1;
-            let waits = self.slots[slot].as_ref().is_some_and(|p| p.call.id == id);
-            let Some(pending) = self.slots[slot].take_if(|_| waits) else { continue };
-            self.waiting -= 1;
-            let (mut call, Wait::LookUp { socket, path }) = (pending.call, pending.wait) else { continue };
-            let outcome = found.and_then(|object| self.reach(&mut call, socket, &path, object));
-            self.settle(call, outcome.unwrap_or_else(Outcome::from));
-        }
-        let _ = self.look_up(); // Without a thread the next tick's deadline ends it.
-    }
-
-    /// A socket has become writable, or its time for another try has come.
-    fn proceed(&mut self, slot: usize) {
-        let Some(Pending { call, wait: Wait::Connect { attempt, tries }, .. }) = &mut self.slots[slot] else { return };
-        *tries += 1;
-        let (call, progress) = (*call, attempt.step());
-        if let Progress::Done(result) = progress {
-            self.finish(&call, result.map_or_else(|errno| Answer::Error(errno as i32), |()| Answer::Zero));
-        }
-    }
-
-    /// Deadlines, full backlogs, signals, and callers that have gone.
-    fn tick(&mut self) -> Result<(), Errno> {
-        let now = Instant::now();
-        let mut again = TICK;
-        let mut looks = LOOKS;
-        let first = self.looked_at;
-        for step in 0..MAX_PENDING {
-            let slot = (first + step) % MAX_PENDING;
-            let Some(pending) = &self.slots[slot] else { continue };
-            let call = pending.call;
-            if pending.deadline.is_some_and(|deadline| deadline <= now) {
-                let answer = match &pending.wait {
-                    Wait::Connect { attempt, .. } => attempt.timed_out(),
-                    Wait::LookUp { .. } => Errno::ETIMEDOUT,
-                };
-                self.finish(&call, Answer::Error(answer as i32));
-                continue;
-            }
-            if let Some(deadline) = pending.deadline {
-                again = again.min(deadline - now);
-            }
-            let (backlog, retry_soon, unpolled) = match &pending.wait {
-                Wait::Connect { attempt, tries } => (attempt.is_unix(), *tries < 10, !pending.polled),
-                Wait::LookUp { .. } => (false, false, false),
-            };
-            if looks > 0 {
-                looks -= 1;
-                self.looked_at = slot + 1;
-                if self.look_at(slot) {
-                    continue;
-                }
-            }
-            if backlog || unpolled {
-                self.proceed(slot);
-                if backlog && retry_soon {
-                    again = again.min(RETRY);
-                }
-            }
-        }
-        if self.busy >= LOOKUPS && !self.slots.iter().flatten().any(|p| matches!(p.wait, Wait::LookUp { .. })) {
-            // All threads are lost to look-ups whose time is over: the next worker has new ones.
-            return Err(Errno::ETIMEDOUT);
-        }
-        self.next_tick = Instant::now() + again;
-        Ok(())
-    }
-
-    /// Whether a waiting call has ended by a signal or by its caller's death.
-    fn look_at(&mut self, slot: usize) -> bool {
-        let Some(pending) = &self.slots[slot] else { return true };
-        let call = pending.call;
-        let listener = self.state.listeners.iter().find(|l| l.number == call.listener);
-        if !listener.is_some_and(|l| notify::alive(l.fd.as_fd(), call.id)) {
-            self.release(&call);
-            return true;
-        }
-        if !target::interrupted(call.tid) {
-            return false;
-        }
-        let timed = matches!(pending.wait, Wait::Connect { .. }) && pending.deadline.is_some();
-        let errno = if timed { libc::EINTR } else { ERESTARTSYS };
-        if self.answer(&call, Answer::Error(errno)) {
-            self.release(&call);
-        } else {
-            self.finish(&call, Answer::Error(errno));
-        }
-        true
     }
 }
 

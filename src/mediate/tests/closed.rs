@@ -163,6 +163,47 @@ fn a_thread_that_swaps_the_address_gains_nothing() {
 }
 
 #[test]
+fn a_thread_that_swaps_the_descriptor_gains_nothing() {
+    // A socket of the host's network, which connects where the host's does, changes places with one of the jail's.
+    let victim = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    victim.set_nonblocking(true).unwrap();
+    let address = inet_address(victim.local_addr().unwrap().port());
+    let stolen: Vec<_> = (0..16).map(|_| socket(libc::AF_INET, SOCK_STREAM | libc::SOCK_NONBLOCK)).collect();
+    let attack = |time: Duration| {
+        let slot = 500;
+        let own = socket(libc::AF_INET, SOCK_STREAM | libc::SOCK_NONBLOCK);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for fd in stolen.iter().cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
+                    // SAFETY: the number is this test's own.
+                    unsafe {
+                        libc::dup2(own.as_raw_fd(), slot);
+                        libc::dup2(fd.as_raw_fd(), slot);
+                    }
+                }
+            });
+            let end = Instant::now() + time;
+            while Instant::now() < end {
+                connect(slot, &address, 16);
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    };
+    Jail::new().run(|| {
+        attack(Duration::from_secs(2));
+        Ok(())
+    });
+    assert!(victim.accept().is_err());
+    unmediated(|| {
+        attack(Duration::from_millis(300));
+        Ok(())
+    })
+    .good();
+    assert!(victim.accept().is_ok());
+}
+
+#[test]
 fn the_mediator_is_no_deputy_for_netlink() {
     Jail::new().run(|| {
         for (port, groups) in [(0u32, 1u32), (1, 0), (7, 7)] {

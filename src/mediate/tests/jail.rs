@@ -55,7 +55,10 @@ pub fn spawn(body: impl FnOnce() -> Said) -> Child {
         ForkResult::Child => {
             drop(read);
             let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
-            let said = body();
+            // A panic must not unwind into the fixture's own destructors.
+            let said = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or_else(|panic| {
+                Err(panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "it panicked".into()))
+            });
             if let Err(text) = &said {
                 let _ = fs::File::from(write).write_all(text.as_bytes());
             }
@@ -79,16 +82,20 @@ impl Child {
     }
 }
 
-/// Enters new user, network and mount namespaces, with the loopback up.
-pub fn enter_namespaces() -> Said {
+/// Enters a new user namespace in which its user is who it was, and others.
+pub fn enter(others: CloneFlags) -> Said {
     let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
-    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
-        .map_err(|e| format!("unshare: {e}"))?;
+    unshare(CloneFlags::CLONE_NEWUSER | others).map_err(|e| format!("unshare: {e}"))?;
     let write =
         |name: &str, text: String| fs::write(format!("/proc/self/{name}"), text).map_err(|e| format!("{name}: {e}"));
     write("setgroups", "deny".into())?;
     write("uid_map", format!("{uid} {uid} 1"))?;
-    write("gid_map", format!("{gid} {gid} 1"))?;
+    write("gid_map", format!("{gid} {gid} 1"))
+}
+
+/// Enters new user, network and mount namespaces, with the loopback up.
+pub fn enter_namespaces() -> Said {
+    enter(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").map_err(|e| e.to_string())?;
     // SAFETY: ifreq is plain data, filled in before the kernel reads it.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -132,6 +139,15 @@ impl Jail {
 
     /// Starts a command of the jail.
     pub fn start(&self, body: impl FnOnce() -> Said) -> Child {
+        self.start_in(|confine| {
+            enter_namespaces()?;
+            confine()?;
+            body()
+        })
+    }
+
+    /// Starts a command that enters its own namespaces and then calls its argument.
+    pub fn start_in(&self, body: impl FnOnce(&dyn Fn() -> Said) -> Said) -> Child {
         let kind = SockType::SeqPacket;
         let (ours, theirs) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
         self.warden.send_with(&ToMediator::Command, &[ours.as_fd()]).unwrap();
@@ -140,10 +156,7 @@ impl Jail {
         let warden = self.warden.as_raw_fd();
         spawn(move || {
             nix::unistd::close(warden).map_err(|e| e.to_string())?;
-            enter_namespaces()?;
-            confine(options, &theirs)?;
-            drop(theirs);
-            body()
+            body(&|| confine(options, &theirs))
         })
     }
 

@@ -120,6 +120,20 @@ fn catch(flags: i32) {
     }
 }
 
+/// A signal every so often, with these flags for its handler; or no longer.
+pub fn catch_alarms(every: Duration, flags: i32) {
+    let every = libc::timeval { tv_sec: 0, tv_usec: every.as_micros() as _ };
+    let interval = libc::itimerval { it_interval: every, it_value: every };
+    // SAFETY: the handler only counts, and the interval is live.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = caught as extern "C" fn(i32) as usize;
+        action.sa_flags = flags;
+        libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut());
+        libc::syscall(libc::SYS_setitimer, libc::ITIMER_REAL, &raw const interval, std::ptr::null_mut::<u8>());
+    }
+}
+
 /// Has another process send signals to this one, each after a pause.
 fn later(signals: &'static [(u64, i32)]) -> Child {
     let to = nix::unistd::getpid();
@@ -202,7 +216,7 @@ fn stop_and_continue_do_not_end_a_connect_and_a_fatal_signal_does() {
             assert_eq!(said, "");
             assert_eq!(status, nix::sys::wait::WaitStatus::Signaled(pid, nix::sys::signal::Signal::SIGTERM, false));
         },
-        &|full: Full| {
+        |full: Full| {
             let _signals = later(&[(60, libc::SIGSTOP), (60, libc::SIGCONT), (60, libc::SIGTERM)]);
             Err(format!("the connect ended with {}", full.connect(&full.socket())))
         },
@@ -212,21 +226,9 @@ fn stop_and_continue_do_not_end_a_connect_and_a_fatal_signal_does() {
 #[test]
 fn a_storm_of_signals_changes_no_result() {
     Jail::new().run(|| {
-        catch(libc::SA_RESTART);
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let to = inet_address(server.local_addr().unwrap().port());
-        let interval = libc::itimerval {
-            it_interval: libc::timeval { tv_sec: 0, tv_usec: 300 },
-            it_value: libc::timeval { tv_sec: 0, tv_usec: 300 },
-        };
-        // SAFETY: the handler only counts, and the interval is live.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = caught as extern "C" fn(i32) as usize;
-            action.sa_flags = libc::SA_RESTART;
-            libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut());
-            libc::syscall(libc::SYS_setitimer, libc::ITIMER_REAL, &raw const interval, std::ptr::null_mut::<u8>());
-        }
+        catch_alarms(Duration::from_micros(300), libc::SA_RESTART);
         for _ in 0..2000 {
             let fd = socket(AF_INET, SOCK_STREAM);
             same!(connect(fd.as_raw_fd(), &to, 16), 0);
@@ -234,5 +236,39 @@ fn a_storm_of_signals_changes_no_result() {
         }
         check!(CAUGHT.load(Ordering::SeqCst) > 10);
         Ok(())
+    });
+}
+
+#[test]
+fn a_signal_for_a_waiting_thread_interrupts_that_thread_alone() {
+    everywhere(|full| {
+        catch(0);
+        let waiting = [const { AtomicI32::new(0) }; 2];
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = waiting
+                .iter()
+                .map(|tid| {
+                    let full = &full;
+                    scope.spawn(move || {
+                        tid.store(nix::unistd::gettid().as_raw(), Ordering::SeqCst);
+                        full.connect(&full.socket())
+                    })
+                })
+                .collect();
+            check!(eventually(|| waiting.iter().all(|tid| tid.load(Ordering::SeqCst) != 0)));
+            std::thread::sleep(Duration::from_millis(60));
+            let first = waiting[0].load(Ordering::SeqCst);
+            // SAFETY: no memory is passed.
+            unsafe { libc::syscall(libc::SYS_tgkill, nix::unistd::getpid().as_raw(), first, libc::SIGUSR1) };
+            check!(eventually(|| threads[0].is_finished()));
+            check!(!threads[1].is_finished());
+            check!(eventually(|| {
+                empty(&full);
+                threads[1].is_finished()
+            }));
+            let got: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+            same!(got, vec![libc::EINTR, 0]);
+            Ok(())
+        })
     });
 }
