@@ -150,6 +150,8 @@ fn the_host_reaches_the_internet_and_the_capture_sees_it() {
 
     let done = run(jail.command(probe.as_ref(), &["read", &web.addr.to_string()])).good();
     assert!(done.out.contains("you are 192.0.2.2"), "{done:?}");
+    let done = run(jail.command(probe.as_ref(), &["connect", "198.51.100.97:80"])).good();
+    assert!(done.out.contains("failed EHOSTUNREACH"), "{done:?}");
     let direct = host.capture();
     run(jail.command(probe.as_ref(), &["connect", "10.20.0.1:9"]));
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| direct.assert_only(proxy.addr)));

@@ -43,6 +43,18 @@ fn a_server_that_closes_its_half_still_gets_the_rest() {
 }
 
 #[test]
+fn what_a_program_sent_before_it_ended_arrives() {
+    for mtu in MTUS {
+        for bytes in [1, 300_000, 3_000_000] {
+            let proxy = Proxy::serving(Behaviour::ByeFirst);
+            jail(&proxy, mtu).probe(&["send", TARGETS[0], &bytes.to_string()]);
+            let seen = proxy.record.end_of(0);
+            assert_eq!((seen.bytes, seen.end.as_str()), (bytes, "eof"), "MTU {mtu}");
+        }
+    }
+}
+
+#[test]
 fn a_reset_by_the_client_is_a_reset_at_the_server() {
     for mtu in MTUS {
         let proxy = Proxy::serving(Behaviour::Echo);

@@ -211,14 +211,11 @@ fn play(stream: &mut TcpStream, behaviour: &Behaviour, record: &Record, at: usiz
 
 fn bulk_both_ways(stream: &TcpStream, mib: u64, seed: u64) -> std::io::Result<()> {
     let down = stream.try_clone()?;
-    let sender = std::thread::spawn(move || {
-        let outcome = bulk::send(&down, mib, seed + 1);
-        let _ = down.shutdown(Shutdown::Write);
-        outcome
-    });
+    let sender = std::thread::spawn(move || bulk::send(&down, mib, seed + 1));
     let received = bulk::receive(stream, mib, seed);
     let sent = sender.join().unwrap();
-    received.map_err(std::io::Error::other)?;
+    let _ = stream.shutdown(Shutdown::Write);
+    received.and_then(|()| bulk::end(stream)).map_err(std::io::Error::other)?;
     sent
 }
 
