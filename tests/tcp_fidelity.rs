@@ -46,7 +46,7 @@ fn a_server_that_closes_its_half_still_gets_the_rest() {
 fn what_a_program_sent_before_it_ended_arrives() {
     for mtu in MTUS {
         for bytes in [1, 300_000, 3_000_000] {
-            let proxy = Proxy::serving(Behaviour::ByeFirst);
+            let proxy = Proxy::serving(Behaviour::Hold);
             jail(&proxy, mtu).probe(&["send", TARGETS[0], &bytes.to_string()]);
             let seen = proxy.record.end_of(0);
             assert_eq!((seen.bytes, seen.end.as_str()), (bytes, "eof"), "MTU {mtu}");
