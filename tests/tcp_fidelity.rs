@@ -59,7 +59,8 @@ fn what_a_program_sent_before_it_ended_arrives_at_a_server_that_is_slow_to_read(
     for bytes in [1, 1_000_000] {
         let gate = Gate::default();
         let proxy = Proxy::serving(Behaviour::Stall(gate.clone()));
-        let mut running = jail(&proxy, MTUS[0]).start_probe(&["send", TARGETS[0], &bytes.to_string()]);
+        let jail = jail(&proxy, MTUS[0]);
+        let mut running = jail.start_probe(&["send", TARGETS[0], &bytes.to_string()]);
         running.until("sent");
         // Not a wait for a state: the server is to be slower than the end of the command.
         std::thread::sleep(Duration::from_millis(300));
