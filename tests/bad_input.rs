@@ -134,7 +134,9 @@ fn secrets_from_the_environment_and_from_files_are_used_and_not_shown_inside() {
     assert_eq!(done.fact("got"), "5 hello");
     assert!(!done.out.contains("s3cr3t"), "{done:?}");
     let jail = Jail::new();
-    let file = jail.home().join("secret");
+    let folder = jail.home().join(".config/netjail/secrets");
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("proxy");
     std::fs::write(&file, "s3cr3t\n").unwrap();
     let jail =
         jail.with_socks5("proxy", proxy.addr, &format!("username: u, password: \"${{file:{}}}\"", file.display()));
@@ -202,23 +204,35 @@ fn a_wippy_project_loads_unchanged() {
 fn a_machine_that_lacks_the_device_or_namespaces_is_told_the_remedy() {
     require!(lab::host::Host::lack().is_none(), "{}", lab::host::Host::lack().unwrap());
     let jail = Jail::socks5(lab::servers::refusing(), "");
-    // A mount namespace in which /dev/net/tun can't be opened.
-    let netjail = jail.run_command("app:proxy", &["true"]);
+    let lacking = |flags: &[&str], line: &str| {
+        let netjail = jail.run_command("app:proxy", &["true"]);
+        let mut command = std::process::Command::new("unshare");
+        command.args(flags).args(["sh", "-c", &format!("{line} && exec \"$@\""), "sh"]);
+        command.arg(netjail.get_program()).args(netjail.get_args());
+        command.current_dir(jail.work()).env("HOME", jail.home());
+        let done = lab::child::run(command);
+        assert_eq!(done.code(), 125, "{done:?}");
+        done.err
+    };
+    // Root keeps its own user namespace; an ordinary user needs one to mount anything.
+    let user = ["--user", "--map-current-user", "--keep-caps", "--mount"];
+    let flags = if lab::is_root() { &user[3..] } else { &user[..] };
+    let told = lacking(flags, "mount -t tmpfs none /dev/net");
+    assert!(told.contains("/dev/net/tun") && told.contains("modprobe"), "{told}");
+    // The number is the namespace's own: nothing outside is changed.
+    let told = lacking(&user[..3], "echo 0 >/proc/sys/user/max_user_namespaces");
+    assert!(told.contains("user namespace"), "{told}");
+}
+
+#[test]
+fn root_of_a_small_user_namespace_can_run_a_jail() {
+    require!(lab::host::Host::lack().is_none(), "{}", lab::host::Host::lack().unwrap());
+    let jail = Jail::socks5(lab::servers::refusing(), "");
+    let netjail = jail.run_command("app:proxy", &["echo", "fine"]);
     let mut command = std::process::Command::new("unshare");
-    command.args(["-Urm", "sh", "-c", "mount -t tmpfs none /dev/net && exec \"$@\"", "sh"]);
-    command.arg(netjail.get_program()).args(netjail.get_args()).current_dir(jail.work());
-    command.env("HOME", jail.home());
-    let done = lab::child::run(command);
-    assert_eq!(done.code(), 125, "{done:?}");
-    assert!(done.err.contains("/dev/net/tun") && done.err.contains("modprobe"), "{done:?}");
-    // No more user namespaces.
-    let mut command = std::process::Command::new("unshare");
-    command.args(["-Ur", "sh", "-c", "echo 0 >/proc/sys/user/max_user_namespaces && exec \"$@\"", "sh"]);
-    command.arg(netjail.get_program()).args(netjail.get_args()).current_dir(jail.work());
-    command.env("HOME", jail.home());
-    let done = lab::child::run(command);
-    assert_eq!(done.code(), 125, "{done:?}");
-    assert!(done.err.contains("user namespace"), "{done:?}");
+    command.args(["--user", "--map-root-user"]).arg(netjail.get_program()).args(netjail.get_args());
+    command.current_dir(jail.work()).env("HOME", jail.home());
+    assert_eq!(lab::child::run(command).good().out, "fine\n");
 }
 
 #[test]

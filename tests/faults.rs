@@ -14,7 +14,8 @@ use lab::{Answer, Behaviour, Jail, Proxy, Running, Server, TARGETS};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const ROLES: [&str; 5] = ["nj-front", "nj-warden", "nj-relay", "nj-init", "nj-mediator"];
+/// By the names they give themselves; the front keeps its own, since that is what `ps` shows in the shell's session.
+const ROLES: [&str; 5] = ["netjail", "nj-warden", "nj-relay", "nj-init", "nj-mediator"];
 
 fn slay(pid: i32) {
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);

@@ -27,7 +27,7 @@ fn probe(words: &[&str]) -> lab::Finished {
 
 #[test]
 fn the_scripted_proxy_speaks_socks5_as_curl_does() {
-    let web = Server::v4(Behaviour::Banner("HTTP/1.0 200 OK\r\n\r\nhello\n"));
+    let web = Server::v4(Behaviour::Page("hello\n"));
     let to = web.addr;
     let proxy = Proxy::new(move |_| Answer::Relay(to));
     assert_eq!(curl(&proxy, "http://some.name.onion/").good().out, "hello\n");
@@ -38,7 +38,7 @@ fn the_scripted_proxy_speaks_socks5_as_curl_does() {
 #[test]
 fn the_scripted_proxy_checks_a_login_and_records_it() {
     let manner = Manner { greeting: Greeting::Login("u".into(), "p".into()), single_bytes: true, bound: 4 };
-    let proxy = Proxy::with(manner, |_| Answer::Serve(Behaviour::Banner("HTTP/1.0 200 OK\r\n\r\nin\n")));
+    let proxy = Proxy::with(manner, |_| Answer::Serve(Behaviour::Page("in\n")));
     let mut c = Command::new("curl");
     c.args(["-sS", "--max-time", "20", "-x", &format!("socks5h://u:p@{}", proxy.addr), "http://x.test/"]);
     assert_eq!(run(c).good().out, "in\n");
@@ -99,7 +99,7 @@ fn a_child_that_hangs_is_killed_and_shown() {
 #[test]
 fn microsocks_and_dante_relay() {
     require!(lab::program("microsocks").is_some() && lab::program("danted").is_some(), "no microsocks or dante");
-    let web = Server::v4(Behaviour::Banner("HTTP/1.0 200 OK\r\n\r\nhello\n"));
+    let web = Server::v4(Behaviour::Page("hello\n"));
     for real in [lab::real::microsocks(At::Loopback, None), lab::real::dante(At::Loopback)] {
         let mut c = Command::new("curl");
         c.args(["-sS", "--max-time", "20", "--noproxy", "", "-x", &format!("socks5://{}", real.addr)]);
@@ -150,6 +150,8 @@ fn the_host_reaches_the_internet_and_the_capture_sees_it() {
 
     let done = run(jail.command(probe.as_ref(), &["read", &web.addr.to_string()])).good();
     assert!(done.out.contains("you are 192.0.2.2"), "{done:?}");
+    let done = run(jail.command(probe.as_ref(), &["connect", "198.51.100.97:80"])).good();
+    assert!(done.out.contains("failed EHOSTUNREACH"), "{done:?}");
     let direct = host.capture();
     run(jail.command(probe.as_ref(), &["connect", "10.20.0.1:9"]));
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| direct.assert_only(proxy.addr)));

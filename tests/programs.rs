@@ -146,12 +146,12 @@ fn go_without_libc() {
     let cgo = Path::new("/usr/bin/env");
     build(&jail, "get.go", GO, cgo, &["CGO_ENABLED=0", go.unwrap().to_str().unwrap(), "build", "-o", "get", "get.go"]);
     assert_eq!(world.run(&jail, &format!("./get {}", page())).out, "hello from nginx\n");
-    // Go's own resolver, by name: answered from the pool, asked of the proxy by name.
-    let proxy = lab::Proxy::serving(lab::Behaviour::Banner("HTTP/1.0 200 OK\r\n\r\nby name\n"));
+    // Go's own resolver, by name: answered from the pool, asked of the proxy by name. (Go itself refuses .onion.)
+    let proxy = lab::Proxy::serving(lab::Behaviour::Page("by name\n"));
     let named = Jail::socks5(proxy.addr, "names: both");
     std::fs::copy(jail.work().join("get"), named.work().join("get")).unwrap();
-    assert_eq!(named.shell("app:proxy", "./get http://abc.onion/").good().out, "by name\n");
-    assert_eq!(proxy.asked()[0].host, "abc.onion");
+    assert_eq!(named.shell("app:proxy", "./get http://by.name.test/").good().out, "by name\n");
+    assert_eq!(proxy.asked()[0].host, "by.name.test");
 }
 
 const STATIC: &str = r#"#include <arpa/inet.h>
@@ -191,7 +191,7 @@ fn every_resolver_sends_the_name_to_the_proxy() {
             lab::skip(&format!("every_resolver_sends_the_name_to_the_proxy({program})"), "not installed");
             continue;
         };
-        let proxy = lab::Proxy::serving(lab::Behaviour::Banner("HTTP/1.0 200 OK\r\n\r\nhello\n"));
+        let proxy = lab::Proxy::serving(lab::Behaviour::Page("hello\n"));
         let name = format!("{program}.some.test");
         let at = path.display();
         let line = match program {

@@ -43,6 +43,34 @@ fn a_server_that_closes_its_half_still_gets_the_rest() {
 }
 
 #[test]
+fn what_a_program_sent_before_it_ended_arrives() {
+    for mtu in MTUS {
+        for bytes in [1, 300_000, 3_000_000] {
+            let proxy = Proxy::serving(Behaviour::Hold);
+            jail(&proxy, mtu).probe(&["send", TARGETS[0], &bytes.to_string()]);
+            let seen = proxy.record.end_of(0);
+            assert_eq!((seen.bytes, seen.end.as_str()), (bytes, "eof"), "MTU {mtu}");
+        }
+    }
+}
+
+#[test]
+fn what_a_program_sent_before_it_ended_arrives_at_a_server_that_is_slow_to_read() {
+    for bytes in [1, 1_000_000] {
+        let gate = Gate::default();
+        let proxy = Proxy::serving(Behaviour::Stall(gate.clone()));
+        let jail = jail(&proxy, MTUS[0]);
+        let mut running = jail.start_probe(&["send", TARGETS[0], &bytes.to_string()]);
+        running.until("sent");
+        // Not a wait for a state: the server is to be slower than the end of the command.
+        std::thread::sleep(Duration::from_millis(300));
+        gate.open();
+        let seen = proxy.record.end_of(0);
+        assert_eq!((seen.bytes, running.finish().code()), (bytes, 0), "{}", seen.end);
+    }
+}
+
+#[test]
 fn a_reset_by_the_client_is_a_reset_at_the_server() {
     for mtu in MTUS {
         let proxy = Proxy::serving(Behaviour::Echo);

@@ -131,7 +131,13 @@ fn an_interactive_shell_inside_has_job_control_and_leaves_the_terminal_as_it_was
     bash.send("\x1a");
     bash.expect("Stopped");
     bash.expect("inside> ");
-    bash.send("kill %1; exit 4\r");
+    bash.send("fg\r");
+    lab::wait_for("sleep in the foreground", Duration::from_secs(10), || {
+        (bash.foreground() != shell_inside).then_some(())
+    });
+    bash.send("\x03");
+    bash.expect("inside> ");
+    bash.send("exit 4\r");
     bash.expect("ready> ");
     assert_eq!(code(&mut bash), "4");
     assert_eq!(bash.foreground(), bash.pid(), "the terminal belongs to the outer shell again");

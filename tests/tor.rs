@@ -12,7 +12,7 @@ use lab::{Behaviour, Jail, Server};
 fn the_lab_network_carries_a_name_and_an_onion() {
     require!(lab::tor::lack().is_none(), "{}", lab::tor::lack().unwrap());
     let tor = lab::tor::network();
-    let web = Server::v4(Behaviour::Banner("HTTP/1.0 200 OK\r\n\r\nhello\n"));
+    let web = Server::v4(Behaviour::Page("hello\n"));
     let onion = tor.onion(80, web.addr);
     for url in [format!("http://web.test:{}/", web.addr.port()), format!("http://{onion}/")] {
         let mut c = Command::new("curl");
@@ -25,7 +25,7 @@ fn the_lab_network_carries_a_name_and_an_onion() {
 fn a_name_and_an_onion_are_reached_from_a_jail() {
     require!(lab::tor::lack().is_none(), "{}", lab::tor::lack().unwrap());
     let tor = lab::tor::network();
-    let web = Server::v4(Behaviour::Banner("HTTP/1.0 200 OK\r\n\r\nhello\n"));
+    let web = Server::v4(Behaviour::Page("hello\n"));
     let onion = tor.onion(80, web.addr);
     let jail = Jail::socks5(tor.socks, "connect_timeout: 60s");
     for url in [format!("http://web.test:{}/", web.addr.port()), format!("http://{onion}/")] {

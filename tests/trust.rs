@@ -73,7 +73,7 @@ fn a_registry_that_the_payload_rewrote_is_refused_until_it_is_allowed() {
     let refused = project.echo();
     assert_eq!(refused.code(), 125, "{refused:?}");
     assert!(refused.err.contains("netjail allow"), "the remedy: {refused:?}");
-    assert!(refused.err.contains("_index.yaml"), "the file: {refused:?}");
+    assert!(refused.err.contains(project.jail.work().to_str().unwrap()), "the project: {refused:?}");
     assert_eq!(evil.accepted(), 0);
     lab::child::run(project.jail.netjail(&["allow"])).good();
     assert_eq!(project.echo().good().fact("got"), "5 hello");
@@ -97,8 +97,9 @@ fn an_explicit_registry_is_the_users_word() {
 fn a_live_jail_keeps_its_network_whatever_it_writes() {
     let (honest, evil) = (Proxy::serving(Behaviour::Echo), Proxy::serving(Behaviour::Echo));
     let project = Project::new(&honest);
-    let line = format!("read x; {} echo some.test:80 hello", lab::tool("probe"));
+    let line = format!("echo up; read x; {} echo some.test:80 hello", lab::tool("probe"));
     let mut running = Running::start(project.jail.netjail(&["run", "--network", "app:proxy", "--", "sh", "-c", &line]));
+    running.until("up");
     std::fs::write(&project.file, text(&evil)).unwrap();
     running.say("go\n");
     assert_eq!(running.finish().good().fact("got"), "5 hello");

@@ -10,6 +10,7 @@
 //!   hosts: 203.0.113.80 hostsfile.lab                   198.51.100.53                 the resolver
 //!                                                       169.254.169.254 172.16.9.9 100.64.9.9 fd99::9
 //!                                                       what a jail must not reach although it answers
+//!                                                       no way to 198.51.100.97, forbidden 198.51.100.98 (and …:9::97, 98)
 //! ```
 //!
 //! `tests/tools/agent.rs` holds the namespaces; this is its client.

@@ -33,6 +33,8 @@ pub enum Behaviour {
     Bulk(u64, u64),
     /// Sends zeros for ever.
     Flood,
+    /// Answers an HTTP request with this text, once it has come.
+    Page(&'static str),
     /// Says who is calling, and closes.
     WhoAmI,
 }
@@ -202,6 +204,23 @@ fn play(stream: &mut TcpStream, behaviour: &Behaviour, record: &Record, at: usiz
                 stream.write_all(&zeros)?;
             }
         }
+        Behaviour::Page(text) => {
+            let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+            while !request.windows(4).any(|w| w == b"\r\n\r\n") {
+                let n = stream.read(&mut buffer)?;
+                if n == 0 {
+                    return Ok(());
+                }
+                note(record, at, &buffer[..n]);
+                request.extend_from_slice(&buffer[..n]);
+            }
+            let length = text.len();
+            stream.write_all(
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{text}").as_bytes(),
+            )?;
+            stream.shutdown(Shutdown::Write)?;
+            read_to_end(stream, record, at).map(drop)
+        }
         Behaviour::WhoAmI => {
             let peer = stream.peer_addr()?.ip();
             stream.write_all(format!("you are {peer}\n").as_bytes())
@@ -211,14 +230,11 @@ fn play(stream: &mut TcpStream, behaviour: &Behaviour, record: &Record, at: usiz
 
 fn bulk_both_ways(stream: &TcpStream, mib: u64, seed: u64) -> std::io::Result<()> {
     let down = stream.try_clone()?;
-    let sender = std::thread::spawn(move || {
-        let outcome = bulk::send(&down, mib, seed + 1);
-        let _ = down.shutdown(Shutdown::Write);
-        outcome
-    });
+    let sender = std::thread::spawn(move || bulk::send(&down, mib, seed + 1));
     let received = bulk::receive(stream, mib, seed);
     let sent = sender.join().unwrap();
-    received.map_err(std::io::Error::other)?;
+    let _ = stream.shutdown(Shutdown::Write);
+    received.and_then(|()| bulk::end(stream)).map_err(std::io::Error::other)?;
     sent
 }
 

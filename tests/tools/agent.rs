@@ -53,6 +53,10 @@ const INTERNET: &[&str] = &[
     "addr add 2001:db8:9::80/128 dev lo nodad",
     "addr add 2001:db8:9::5/128 dev lo nodad",
     "addr add fd99::9/128 dev lo nodad",
+    "route add unreachable 198.51.100.97/32",
+    "route add prohibit 198.51.100.98/32",
+    "-6 route add unreachable 2001:db8:9::97/128",
+    "-6 route add prohibit 2001:db8:9::98/128",
 ];
 
 fn main() {
@@ -69,6 +73,9 @@ fn main() {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             // Real servers (a resolver on port 53) run here as the ordinary user who runs the tests.
             std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").unwrap();
+            // Routers answer for addresses that they can not reach.
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+            std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
             serve(&from_host, None);
         }
         ForkResult::Parent { child } => child,

@@ -16,7 +16,7 @@ mod tcp;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-const USAGE: &str = "probe connect ADDR | hold ADDR MS | echo ADDR TEXT | halfclose ADDR | late ADDR BYTES | rst ADDR | \
+const USAGE: &str = "probe connect ADDR | hold ADDR MS | echo ADDR TEXT | halfclose ADDR | late ADDR BYTES | send ADDR BYTES | rst ADDR | \
                      idle ADDR | read ADDR | oob ADDR | stall ADDR | bulk ADDR MIB SEED | many ADDR N | sequence ADDR N | udp ADDR | \
                      resolve NAME | ask SERVER NAME TYPE [udp|tcp] [edns BYTES] | raw SERVER HEX [udp|tcp]";
 
@@ -29,6 +29,7 @@ fn main() {
         ["echo", addr, text] => tcp::echo(&addrs(addr), text),
         ["halfclose", addr] => tcp::halfclose(&addrs(addr)),
         ["late", addr, bytes] => tcp::late(&addrs(addr), number(bytes)),
+        ["send", addr, bytes] => tcp::send(&addrs(addr), number(bytes)),
         ["rst", addr] => tcp::reset(&addrs(addr)),
         ["idle", addr] => tcp::idle(&addrs(addr)),
         ["read", addr] => tcp::read(&addrs(addr)),

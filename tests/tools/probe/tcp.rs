@@ -96,6 +96,15 @@ pub fn late(addrs: &[SocketAddr], bytes: u64) {
     }
 }
 
+/// Sends `bytes` bytes and ends at once, as `nc -N` does: the kernel has them and is to deliver them.
+pub fn send(addrs: &[SocketAddr], bytes: u64) {
+    let Some(mut stream) = dial(addrs) else { return };
+    match stream.write_all(&vec![b's'; bytes as usize]) {
+        Ok(()) => println!("sent {bytes}"),
+        Err(e) => println!("write {}", errno_name(&e)),
+    }
+}
+
 /// Resets the connection after one byte.
 pub fn reset(addrs: &[SocketAddr]) {
     let Some(mut stream) = dial(addrs) else { return };
