@@ -4,12 +4,13 @@
 
 pub mod cli;
 pub mod control;
+pub mod demo;
 pub mod flow;
 pub mod jail;
 pub mod log;
+pub mod mediate;
 pub mod names;
 pub mod overlay;
-pub mod mediate;
 pub mod policy;
 pub mod registry;
 pub mod roles;
