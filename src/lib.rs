@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod control;
+pub mod demo;
 pub mod flow;
 pub mod jail;
 pub mod log;

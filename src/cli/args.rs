@@ -8,7 +8,7 @@ use clap::{Args, Parser};
 
 /// Starts a command in a network namespace whose only way out is the overlay you choose.
 #[derive(Debug, Parser)]
-#[command(name = "netjail", version, disable_help_subcommand = true)]
+#[command(name = "netjail", version, disable_help_subcommand = true, arg_required_else_help = true)]
 pub struct Arguments {
     #[command(subcommand)]
     pub subcommand: Subcommand,
@@ -26,6 +26,17 @@ pub enum Subcommand {
     Exec(ExecArguments),
     /// End a jail and everything in it.
     Stop(StopArguments),
+    /// Validate the registry and the settings.
+    Check(CheckArguments),
+    /// List the networks that `run --network` can be given.
+    Networks(NetworksArguments),
+    /// Believe this project's registry as it is now.
+    Allow,
+    /// Show what a jail does: needs nothing else installed and no internet.
+    Demo,
+    /// What `demo` runs in its jails.
+    #[command(hide = true)]
+    DemoClient(DemoClientArguments),
 }
 
 /// Which way out, and how the jail is built.
@@ -122,6 +133,35 @@ pub struct StopArguments {
     /// The jails' names.
     #[arg(required = true, value_name = "JAIL")]
     pub jails: Vec<String>,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// A registry file or folder, instead of the ones that are found; repeatable.
+    #[arg(long = "registry", value_name = "PATH")]
+    pub registries: Vec<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `networks`.
+#[derive(Debug, Args)]
+pub struct NetworksArguments {
+    /// A registry file or folder, instead of the ones that are found; repeatable.
+    #[arg(long = "registry", value_name = "PATH")]
+    pub registries: Vec<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `demo-client`.
+#[derive(Debug, Args)]
+pub struct DemoClientArguments {
+    /// `HOST:PORT`, `unix:PATH` or `abstract:NAME`.
+    pub target: String,
 }
 
 fn parse_variable(text: &str) -> Result<(OsString, OsString), String> {

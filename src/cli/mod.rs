@@ -1,13 +1,19 @@
 //! The command line: arguments in, lines out, an exit status; everything else is the roles'.
 
+mod allow;
 mod args;
+mod check;
+mod demo;
 mod exec;
+mod hint;
+mod networks;
 mod ps;
 mod run;
 mod stop;
 mod table;
 
 use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -16,6 +22,8 @@ use crate::control::rundir;
 use crate::registry::Search;
 use args::{Arguments, Subcommand};
 
+/// 1: the command did its work, and found something wrong.
+const FINDING: i32 = 1;
 /// 2: what was asked for makes no sense.
 const USAGE: i32 = 2;
 
@@ -32,17 +40,40 @@ pub fn main(ignored: u64) -> i32 {
         Subcommand::Ps(options) => ps::run(&options),
         Subcommand::Exec(options) => exec::run(options, ignored),
         Subcommand::Stop(options) => stop::run(&options),
+        Subcommand::Check(options) => check::run(options),
+        Subcommand::Networks(options) => networks::run(options),
+        Subcommand::Allow => allow::run(),
+        Subcommand::Demo => demo::run(),
+        Subcommand::DemoClient(options) => demo::client(&options),
     }
 }
 
 /// `run`, `shell` and `exec` have 125 for every failure of netjail's own, usage included: 2 may be the command's.
 fn usage(error: &clap::Error, words: &[OsString]) -> i32 {
     let _ = error.print();
+    if let Some(line) = hint::run_forgotten(error, words) {
+        let _ = writeln!(io::stderr(), "\n{line}");
+    }
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return 0;
     }
     let starts_commands = words.get(1).is_some_and(|word| word == "run" || word == "shell" || word == "exec");
     if starts_commands { crate::roles::front::OWN_FAILURE } else { USAGE }
+}
+
+/// Whether to colour what goes to a stream (<https://no-color.org>).
+fn colour(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Prints a report. A reader that has gone (`| head`) is no error.
+fn print(text: &str, status: impl Into<i32>) -> i32 {
+    let _ = io::stdout().write_all(text.as_bytes());
+    status.into()
+}
+
+fn no_working_folder(e: &io::Error) -> String {
+    format!("the working folder can not be found: {e}; change to a folder that exists")
 }
 
 /// Where the control sockets of live jails are.
