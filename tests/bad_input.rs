@@ -99,7 +99,7 @@ fn an_unreadable_or_missing_registry_is_named() {
     }
     if !lab::is_root() {
         use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(jail.registry_file(), std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(jail.registry_file(), std::fs::Permissions::from_mode(0o0)).unwrap();
         let done = jail.run("app:proxy", &["true"]);
         assert_eq!(done.code(), 125);
         assert!(done.err.contains("_index.yaml") && done.err.to_lowercase().contains("permission"), "{done:?}");

@@ -84,6 +84,45 @@ pub struct JailArguments {
     /// Pass descriptor N on: a regular file, a pipe or a terminal; repeatable.
     #[arg(long = "keep-fd", value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
     pub keep_descriptors: Vec<RawFd>,
+    /// Home folders: the real ones, the real ones read-only, or empty and private. What is written to a real one can be run
+    /// outside later (rc files, user units, git hooks).
+    #[arg(long, value_name = "VIEW", default_value = "host", value_parser = ["host", "ro", "tmp"])]
+    pub home: String,
+    /// Make PATH read-only; repeatable.
+    #[arg(long = "ro", value_name = "PATH")]
+    pub read_only: Vec<PathBuf>,
+    /// Make PATH writable where it would not be (as root, or below --home ro); repeatable.
+    #[arg(long = "rw", value_name = "PATH")]
+    pub read_write: Vec<PathBuf>,
+    /// Start with an empty /tmp and /var/tmp, instead of a private layer over the host's.
+    #[arg(long, conflicts_with = "share_tmp")]
+    pub tmp: bool,
+    /// Use the host's own /tmp and /var/tmp.
+    #[arg(long)]
+    pub share_tmp: bool,
+    /// Show network file systems and FUSE mounts: reading them makes processes outside act.
+    #[arg(long)]
+    pub allow_netfs: bool,
+    /// /proc: a fresh one of the jail's processes, or, where a container forbids that, the outer one as far as it is shown.
+    #[arg(long, value_name = "VIEW", default_value = "fresh", value_parser = ["fresh", "host-masked"])]
+    pub proc: String,
+    /// Unix sockets: none at all, those bound inside the jail, or whatever the file system shows (which lets the jail ask
+    /// services outside).
+    #[arg(long, value_name = "WHICH", default_value = "jail", value_parser = ["none", "jail", "host"])]
+    pub sockets: String,
+    /// Let the jail connect to the unix socket PATH, or to any below the folder PATH; repeatable.
+    #[arg(long = "allow-socket", value_name = "PATH")]
+    pub allow_sockets: Vec<PathBuf>,
+    /// Allow unix datagram sockets, one end of which reaches any path outside.
+    #[arg(long)]
+    pub allow_datagrams: bool,
+    /// Open what sandboxes inside the jail need (bwrap, flatpak): classic mount calls in their own user namespace, an
+    /// unmasked /proc.
+    #[arg(long)]
+    pub allow_nested_sandbox: bool,
+    /// As root: become NAME first.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
     /// The host name that the jail sees.
     #[arg(long, value_name = "NAME", default_value = "localhost")]
     pub hostname: String,

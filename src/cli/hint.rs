@@ -23,9 +23,9 @@ pub fn run_forgotten(error: &clap::Error, words: &[OsString]) -> Option<String> 
     };
     let command_at = with_run.len() - options.command.len();
     let mut line: Vec<String> = vec!["netjail".into()];
-    line.extend(with_run[1..command_at].iter().filter(|word| *word != "--").map(|word| quoted(word)));
+    line.extend(with_run[1..command_at].iter().filter(|word| *word != "--").map(quoted));
     line.push("--".into());
-    line.extend(options.command.iter().map(|word| quoted(word)));
+    line.extend(options.command.iter().map(quoted));
     Some(format!("to run a command in a jail: {}", line.join(" ")))
 }
 

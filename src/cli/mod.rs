@@ -11,6 +11,7 @@ mod ps;
 mod run;
 mod stop;
 mod table;
+mod user;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};

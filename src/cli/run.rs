@@ -1,20 +1,34 @@
 //! `netjail run` and `netjail shell`.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use super::args::{JailArguments, RunArguments, ShellArguments};
-use crate::roles::{RunOptions, front};
+use super::user;
+use crate::jail::mounts::{HomeView, ProcView, TmpView};
+use crate::jail::seccomp::{self, Sockets};
+use crate::roles::{RunOptions, ViewOptions, front};
 
 /// Runs a command in a jail; the exit status is the command's.
 pub fn run(arguments: RunArguments, ignored: u64) -> i32 {
-    front::run(&options(arguments.jail, arguments.command), ignored)
+    start(arguments.jail, arguments.command, ignored)
 }
 
 /// Runs the user's shell in a jail.
 pub fn shell(arguments: ShellArguments, ignored: u64) -> i32 {
     let shell =
         std::env::var_os("SHELL").filter(|shell| !shell.is_empty()).unwrap_or_else(|| OsString::from("/bin/sh"));
-    front::run(&options(arguments.jail, vec![shell]), ignored)
+    start(arguments.jail, vec![shell], ignored)
+}
+
+fn start(jail: JailArguments, command: Vec<OsString>, ignored: u64) -> i32 {
+    if let Some(name) = &jail.user
+        && let Err(why) = user::become_user(name)
+    {
+        front::say(&why);
+        return front::OWN_FAILURE;
+    }
+    front::run(&options(jail, command), ignored)
 }
 
 fn options(jail: JailArguments, command: Vec<OsString>) -> RunOptions {
@@ -35,5 +49,37 @@ fn options(jail: JailArguments, command: Vec<OsString>) -> RunOptions {
         clear_environment: jail.env_clear,
         keep_descriptors: jail.keep_descriptors,
         hostname: jail.hostname,
+        view: ViewOptions {
+            home: match jail.home.as_str() {
+                "ro" => HomeView::ReadOnly,
+                "tmp" => HomeView::Temporary,
+                _ => HomeView::Host,
+            },
+            read_only: absolute(jail.read_only),
+            read_write: absolute(jail.read_write),
+            tmp: match (jail.tmp, jail.share_tmp) {
+                (true, _) => TmpView::Empty,
+                (_, true) => TmpView::Shared,
+                _ => TmpView::ReadThrough,
+            },
+            proc: if jail.proc == "host-masked" { ProcView::HostMasked } else { ProcView::Fresh },
+            allow_netfs: jail.allow_netfs,
+        },
+        filter: seccomp::Options {
+            sockets: match jail.sockets.as_str() {
+                "none" => Sockets::None,
+                "host" => Sockets::Host,
+                _ => Sockets::Jail,
+            },
+            allow_datagrams: jail.allow_datagrams,
+            nested_sandbox: jail.allow_nested_sandbox,
+            ..seccomp::Options::default()
+        },
+        allow_sockets: absolute(jail.allow_sockets),
     }
+}
+
+/// Paths as the caller means them, whatever the working folder of a role will be.
+fn absolute(paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    paths.into_iter().map(|path| std::path::absolute(&path).unwrap_or(path)).collect()
 }

@@ -32,7 +32,7 @@ use crate::control::messages::{
     WardenToInit, take,
 };
 use crate::jail::payload::{self, Attributes, Command, Identity, Setting, StageError, Streams, ignore};
-use crate::jail::{counters, identity, landlock, mounts, namespaces, network, seccomp};
+use crate::jail::{core_dumps, counters, identity, landlock, mounts, namespaces, network, seccomp};
 use crate::mediate;
 use crate::names::pool;
 use crate::tun;
@@ -90,7 +90,7 @@ impl Plan {
             queues: options.workers,
             wait: options.wait,
             view,
-            filter: seccomp::Options::default(),
+            filter: seccomp::Options { core_limit_is_fixed: core_dumps::limit().is_some(), ..options.filter },
             shares: counters::Shares::of_caller(),
         })
     }
@@ -111,6 +111,13 @@ fn view(options: &RunOptions, prepared: &Prepared, command: &Command) -> Result<
     view.command = payload::find_program(&command.argv[0], &command.directory, &command.environment);
     view.masked_folders = prepared.hidden_folders.clone();
     view.secret_files = prepared.secret_files.clone();
+    let asked = &options.view;
+    (view.home, view.tmp, view.proc, view.allow_netfs) = (asked.home, asked.tmp, asked.proc, asked.allow_netfs);
+    view.read_only.clone_from(&asked.read_only);
+    view.read_write.clone_from(&asked.read_write);
+    // A socket that may be connected to must be there to be found.
+    view.read_write.extend(options.allow_sockets.iter().cloned());
+    view.nested_sandbox = options.filter.nested_sandbox;
     Ok(view)
 }
 

@@ -22,6 +22,8 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use crate::jail::{mounts, seccomp};
+
 /// What `run` was asked for, as the roles need it.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
@@ -57,4 +59,27 @@ pub struct RunOptions {
     pub keep_descriptors: Vec<RawFd>,
     /// `--hostname`.
     pub hostname: String,
+    /// What the jail sees of the caller's files, and what it may reach through them.
+    pub view: ViewOptions,
+    /// `--sockets`, `--allow-datagrams`, `--allow-nested-sandbox`.
+    pub filter: seccomp::Options,
+    /// `--allow-socket`.
+    pub allow_sockets: Vec<PathBuf>,
+}
+
+/// The options of the file system.
+#[derive(Clone, Debug, Default)]
+pub struct ViewOptions {
+    /// `--home`.
+    pub home: mounts::HomeView,
+    /// `--ro`.
+    pub read_only: Vec<PathBuf>,
+    /// `--rw`.
+    pub read_write: Vec<PathBuf>,
+    /// `--tmp`, `--share-tmp`.
+    pub tmp: mounts::TmpView,
+    /// `--proc`.
+    pub proc: mounts::ProcView,
+    /// `--allow-netfs`.
+    pub allow_netfs: bool,
 }

@@ -38,6 +38,9 @@ pub struct Options {
     pub allow_datagrams: bool,
     /// `--allow-nested-sandbox`: classic mount calls, which the kernel refuses without a further user namespace anyway.
     pub nested_sandbox: bool,
+    /// RLIMIT_CORE is what keeps the host's piped core_pattern from running a program outside for the jail
+    /// ([`crate::jail::core_dumps`]), so no program may change it.
+    pub core_limit_is_fixed: bool,
 }
 
 /// `IPPROTO_MPTCP`.
@@ -177,6 +180,32 @@ pub fn policy(options: Options) -> Policy {
             why: "The kernel's log names addresses, devices and mounts of the host.",
         },
     ];
+    if options.core_limit_is_fixed {
+        let core = libc::RLIMIT_CORE;
+        let why = "With a piped core_pattern the kernel runs a program outside for whoever dumps core, and feeds it the jail's \
+                   memory; RLIMIT_CORE 1 is what stops that, 0 does not. Told that it worked: a program that switches its \
+                   core dumps off has what it wants.";
+        rows.push(Row {
+            calls: calls![SYS_setrlimit],
+            rule: Rule::when(Verdict::Errno(0), vec![vec![is(0, core)]], Verdict::Allow),
+            why,
+        });
+        rows.push(Row {
+            calls: calls![SYS_prlimit64],
+            rule: Rule {
+                clauses: vec![
+                    // Reading it: no new limit is given.
+                    Clause {
+                        all: vec![is(1, core), (Field::Low(2), Test::Is(0)), (Field::High(2), Test::Is(0))],
+                        verdict: Verdict::Allow,
+                    },
+                    Clause { all: vec![is(1, core)], verdict: Verdict::Errno(0) },
+                ],
+                otherwise: Verdict::Allow,
+            },
+            why,
+        });
+    }
     #[cfg(target_arch = "x86_64")]
     rows.push(Row {
         calls: calls![SYS_iopl, SYS_ioperm],

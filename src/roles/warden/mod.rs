@@ -131,7 +131,7 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         Ok(fork::Side::Parent(pid)) => pid,
         Ok(fork::Side::Child) => {
             drop((ends, to_relay, to_mediator));
-            mediator::run(mediator_end)
+            mediator::run(mediator_end, options)
         }
         Err(e) => return Err(own("can not start the mediator")(&e)),
     };
