@@ -35,6 +35,8 @@ fn a_masked_proc_is_explained() {
     let script = "useradd -m u; runuser -u u -- unshare -Urmpf mount -t proc none /proc && echo not-masked\n\
                   runuser -u u -- /netjail run --network nil -- /bin/true; echo code $?";
     let done = lab::systemd::boot(script, &[("registry.yaml", REGISTRY)], true);
-    require!(!done.out.contains("not-masked"), "this systemd-nspawn leaves /proc unmasked");
+    if done.out.contains("not-masked") {
+        return lab::note_skip("a_masked_proc_is_explained", "a fresh proc could be mounted in spite of the masks");
+    }
     assert!(done.out.contains("code 125") && done.out.contains("/proc"), "{done:?}");
 }
