@@ -32,8 +32,11 @@ fn a_unit_runs_behind_a_proxy() {
 fn a_masked_proc_is_explained() {
     root_only!();
     require!(lab::systemd::lack().is_none(), "{}", lab::systemd::lack().unwrap());
-    let script = "useradd -m u\n\
+    let script = "useradd -m u; runuser -u u -- unshare -Urmpf mount -t proc none /proc && echo not-masked\n\
                   runuser -u u -- /netjail run --network nil -- /bin/true; echo code $?";
     let done = lab::systemd::boot(script, &[("registry.yaml", REGISTRY)], true);
+    if done.out.contains("not-masked") {
+        return lab::note_skip("a_masked_proc_is_explained", "a fresh proc could be mounted in spite of the masks");
+    }
     assert!(done.out.contains("code 125") && done.out.contains("/proc"), "{done:?}");
 }

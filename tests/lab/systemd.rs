@@ -55,7 +55,7 @@ pub fn boot(script: &str, files: &[(&str, &str)], masked_proc: bool) -> Finished
     for (name, text) in files {
         std::fs::write(root.join(name.trim_start_matches('/')), text).unwrap();
     }
-    let unmask = if masked_proc { "" } else { UNMASK };
+    let unmask = if masked_proc { "mount --bind /dev/null /proc/kcore" } else { UNMASK };
     let text = format!("#!/bin/sh\nexec >/result 2>&1\n{unmask}\n{script}\n");
     std::fs::write(root.join("script"), text).unwrap();
     std::fs::write(

@@ -91,15 +91,18 @@ impl Tor {
         Ok(Self { socks: at(socks), control: at(control), folder, _all: all })
     }
 
-    /// The circuit of each open stream to the target, from the control port: (stream, circuit).
+    /// The circuit of each open stream to this port, from the control port: (stream, circuit). Not by name: tor shows the
+    /// address instead once it has learned that.
     pub fn circuits(&self, target: &str) -> Vec<(String, String)> {
+        let port = target.rsplit(':').next().unwrap();
         let status = self.ask("GETINFO stream-status");
         status
             .lines()
             .map(|l| l.trim_start_matches("250+stream-status=").trim_start_matches("250-stream-status="))
             .filter_map(|l| {
                 let words: Vec<&str> = l.split_whitespace().collect();
-                (words.len() >= 4 && words[3].starts_with(target)).then(|| (words[0].to_owned(), words[2].to_owned()))
+                (words.len() >= 4 && words[3].rsplit(':').next() == Some(port))
+                    .then(|| (words[0].to_owned(), words[2].to_owned()))
             })
             .collect()
     }
