@@ -17,8 +17,7 @@ pub fn run_forgotten(error: &clap::Error, words: &[OsString]) -> Option<String> 
     let mut with_run = words.to_vec();
     with_run.insert(1.min(words.len()), "run".into());
     let options = match Arguments::try_parse_from(&with_run).ok()?.subcommand {
-        // A command may begin with a hyphen, but here it is a misspelt flag.
-        Subcommand::Run(options) if !options.command[0].as_encoded_bytes().starts_with(b"-") => options,
+        Subcommand::Run(options) => options,
         _ => return None,
     };
     let command_at = with_run.len() - options.command.len();

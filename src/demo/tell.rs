@@ -83,3 +83,16 @@ impl Teller {
         self.wrong
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_counted() {
+        let mut teller = Teller::new(false);
+        teller.check(true, "this");
+        teller.check(false, "that");
+        assert_eq!(teller.end(), 1);
+    }
+}
