@@ -26,6 +26,8 @@ pub enum Subcommand {
     Exec(ExecArguments),
     /// End a jail and everything in it.
     Stop(StopArguments),
+    /// Try everything that a jail needs on this machine, and say how to repair what is missing.
+    Doctor(DoctorArguments),
 }
 
 /// Which way out, and how the jail is built.
@@ -119,6 +121,17 @@ pub struct StopArguments {
     /// The jails' names.
     #[arg(required = true, value_name = "JAIL")]
     pub jails: Vec<String>,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArguments {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// As root: write the AppArmor profile that lets this program make user namespaces.
+    #[arg(long)]
+    pub fix: bool,
 }
 
 fn parse_variable(text: &str) -> Result<(OsString, OsString), String> {

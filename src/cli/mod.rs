@@ -1,6 +1,7 @@
 //! The command line: arguments in, lines out, an exit status; everything else is the roles'.
 
 mod args;
+mod doctor;
 mod exec;
 mod ps;
 mod run;
@@ -32,6 +33,7 @@ pub fn main(ignored: u64) -> i32 {
         Subcommand::Ps(options) => ps::run(&options),
         Subcommand::Exec(options) => exec::run(options, ignored),
         Subcommand::Stop(options) => stop::run(&options),
+        Subcommand::Doctor(options) => doctor::run(&options),
     }
 }
 
