@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` has the map: one line for each module, the path of a byte and the path of a process.
 
+pub mod check;
 pub mod cli;
 pub mod control;
 pub mod demo;

@@ -37,6 +37,8 @@ pub enum Subcommand {
     /// What `demo` runs in its jails.
     #[command(hide = true)]
     DemoClient(DemoClientArguments),
+    /// Try everything that a jail needs on this machine, and say how to repair what is missing.
+    Doctor(DoctorArguments),
 }
 
 /// Which way out, and how the jail is built.
@@ -201,6 +203,17 @@ pub struct NetworksArguments {
 pub struct DemoClientArguments {
     /// `HOST:PORT`, `unix:PATH` or `abstract:NAME`.
     pub target: String,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArguments {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// As root: write the AppArmor profile that lets this program make user namespaces.
+    #[arg(long)]
+    pub fix: bool,
 }
 
 fn parse_variable(text: &str) -> Result<(OsString, OsString), String> {

@@ -4,6 +4,7 @@ mod allow;
 mod args;
 mod check;
 mod demo;
+mod doctor;
 mod exec;
 mod hint;
 mod networks;
@@ -46,6 +47,7 @@ pub fn main(ignored: u64) -> i32 {
         Subcommand::Allow => allow::run(),
         Subcommand::Demo => demo::run(),
         Subcommand::DemoClient(options) => demo::client(&options),
+        Subcommand::Doctor(options) => doctor::run(&options),
     }
 }
 

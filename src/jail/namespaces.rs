@@ -71,10 +71,24 @@ pub fn map_self_only(process: &str, uid: Uid, gid: Gid) -> io::Result<()> {
     fs::write(format!("/proc/{process}/gid_map"), format!("{gid} {gid} 1"))
 }
 
-/// Maps every id onto itself: what root may do for a child, so that owners keep their names.
+/// Maps every id that the caller has onto itself: what root may do for a child, so that owners keep their names. Root of a
+/// container has fewer than all of them.
 pub fn map_everyone(process: &str) -> io::Result<()> {
-    fs::write(format!("/proc/{process}/uid_map"), "0 0 4294967295")?;
-    fs::write(format!("/proc/{process}/gid_map"), "0 0 4294967295")
+    for map in ["uid_map", "gid_map"] {
+        let own = fs::read_to_string(format!("/proc/self/{map}"))?;
+        fs::write(format!("/proc/{process}/{map}"), onto_itself(&own))?;
+    }
+    Ok(())
+}
+
+/// The identity map of the ids that a map (inside, outside, how many) has inside.
+fn onto_itself(map: &str) -> String {
+    let line = |line: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        let (first, count) = (fields.next()?, fields.nth(1)?);
+        Some(format!("{first} {first} {count}\n"))
+    };
+    map.lines().filter_map(line).collect()
 }
 
 /// Why there are no namespaces, and what to do about it.
@@ -99,4 +113,15 @@ pub fn explain(error: &io::Error) -> String {
         }
     };
     format!("can not make the jail's namespaces: {error}; {remedy}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_keep_their_numbers_whatever_they_are_outside() {
+        assert_eq!(onto_itself("         0          0 4294967295\n"), "0 0 4294967295\n");
+        assert_eq!(onto_itself("0 1000 1\n1 100000 65536\n"), "0 0 1\n1 1 65536\n");
+    }
 }

@@ -153,6 +153,7 @@ fn start_worker(state: &mut State, not_for_it: &[RawFd]) -> Result<(Pid, Channel
             for &fd in not_for_it {
                 let _ = nix::unistd::close(fd);
             }
+            let _ = nix::sys::prctl::set_name(c"nj-connect");
             let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
             let taken = State {
                 listeners: std::mem::take(&mut state.listeners),
