@@ -138,6 +138,20 @@ impl Allowed {
         Ok(Entry { folder, name: Some(path.file_name().ok_or(Errno::EINVAL)?.into()) })
     }
 
+    /// Allows one more path, and gives what another process needs for [`Self::add_entry`].
+    pub fn add_path(&mut self, path: &Path) -> Result<(OwnedFd, Option<PathBuf>), Errno> {
+        let entry = Self::entry(path)?;
+        let from_io = |e: std::io::Error| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO));
+        let copy = (entry.folder.try_clone().map_err(from_io)?, entry.name.clone());
+        self.entries.push(entry);
+        Ok(copy)
+    }
+
+    /// Allows a name in a folder, or the whole folder.
+    pub fn add_entry(&mut self, folder: OwnedFd, name: Option<PathBuf>) {
+        self.entries.push(Entry { folder, name });
+    }
+
     /// Allows one inode, of which `fd` is a descriptor: the broker's socket.
     pub fn add(&mut self, fd: OwnedFd) -> Result<(), Errno> {
         self.inodes.push((inspect(fd.as_fd())?.identity, fd));

@@ -19,6 +19,14 @@ pub enum ToMediator {
     Command,
     /// Beside it: an `O_PATH` descriptor of a socket that netjail bound for the jail (the broker's). Connecting to it is allowed.
     AllowInode,
+    /// `--allow-socket`, where it is known only after the mediator was started: a socket or folder in the host's view. To be
+    /// sent before the first [`Command`](Self::Command), since its folder is resolved when it arrives.
+    AllowPath {
+        /// As the user gave it, absolute.
+        path: Vec<u8>,
+    },
+    /// `--allow-datagrams`, likewise.
+    AllowDatagrams,
 }
 
 /// To the warden.
@@ -40,6 +48,13 @@ pub enum FromMediator {
     Unreadable {
         /// The process, in the pid namespace of the host.
         pid: i32,
+    },
+    /// A path of [`ToMediator::AllowPath`] can not be allowed.
+    CannotAllow {
+        /// As it was given.
+        path: Vec<u8>,
+        /// What its look-up said.
+        errno: i32,
     },
     /// More sockets were bound inside than are kept track of; said once.
     TooManyBound,

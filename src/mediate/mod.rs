@@ -17,6 +17,15 @@
 //! the calls that were under way and forks the next worker. A jail harms only its own connects. When both are gone the kernel
 //! answers ENOSYS.
 //!
+//! # bind
+//! `bind` is not mediated: where a socket file may be made is the business of the file system that the jail sees. Executed here, it
+//! would leave the mediator's own way to the file as the socket's name, which servers read back and pass on (getsockname(2)).
+//!
+//! # What it costs
+//! A release build on Linux 6.18, two shared processors, p50: connect over loopback TCP 15 us natively and 27 us mediated, over a
+//! unix path 4 and 24 us. The ignored test `figures` prints them. Addresses of more than 110 bytes are no unix addresses and
+//! never come here.
+//!
 //! # Outside
 //! It runs in the host's namespaces with the caller's user and without any capability. That user owns the jail's user namespace,
 //! which is what lets it copy descriptors and read memory of undumpable processes there.

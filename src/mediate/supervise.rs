@@ -3,7 +3,9 @@
 //! It never holds a descriptor that could block: listeners, `O_PATH` descriptors of inodes, and netjail's own channels.
 
 use std::convert::Infallible;
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -43,6 +45,13 @@ pub(super) enum Down {
     },
     /// Beside it: an inode that may be connected to.
     Allow,
+    /// Beside it: a folder in which a name, or everything, may be connected to.
+    AllowEntry {
+        /// Bytes of one name.
+        name: Option<Vec<u8>>,
+    },
+    /// Datagram sockets may be connected to any path.
+    AllowDatagrams,
 }
 
 /// From the worker.
@@ -230,10 +239,30 @@ impl Supervisor {
                     self.sent(sent)?;
                 }
             }
+            Ok((ToMediator::AllowPath { path }, _)) => self.allow_path(path)?,
+            Ok((ToMediator::AllowDatagrams, _)) => {
+                self.state.allow_datagrams = true;
+                let sent = self.worker.1.send(&Down::AllowDatagrams);
+                self.sent(sent)?;
+            }
             Err(ChannelError::WouldBlock) => {}
             Err(_) => return Err(Stop::WardenGone(self.worker.0)),
         }
         Ok(())
+    }
+
+    fn allow_path(&mut self, path: Vec<u8>) -> Result<(), Stop> {
+        match self.state.allowed.add_path(OsStr::from_bytes(&path).as_ref()) {
+            Ok((folder, name)) => {
+                let name = name.map(|name| name.into_os_string().into_vec());
+                let sent = self.worker.1.send_with(&Down::AllowEntry { name }, &[folder.as_fd()]);
+                self.sent(sent)
+            }
+            Err(errno) => {
+                self.tell(&FromMediator::CannotAllow { path, errno: errno as i32 });
+                Ok(())
+            }
+        }
     }
 
     /// The payload side says its listener, or has gone.

@@ -20,7 +20,10 @@ mod decide;
 mod waiting;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel as results};
 use std::time::{Duration, Instant};
@@ -206,6 +209,13 @@ impl Worker {
                     let _ = self.state.allowed.add(fd); // What can not be looked at can not be allowed.
                 }
             }
+            Ok((Down::AllowEntry { name }, descriptors)) => {
+                let name = name.map(|name| PathBuf::from(OsString::from_vec(name)));
+                for folder in descriptors.into_iter().take(1) {
+                    self.state.allowed.add_entry(folder, name.clone());
+                }
+            }
+            Ok((Down::AllowDatagrams, _)) => self.state.allow_datagrams = true,
             Err(ChannelError::WouldBlock) => {}
             Err(_) => return Ok(false),
         }

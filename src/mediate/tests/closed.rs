@@ -243,7 +243,17 @@ fn an_allowed_socket_is_reached_and_its_neighbour_is_not() {
     hosts.push(UnixListener::bind(at("later")).unwrap());
     std::fs::remove_file(at("one")).unwrap();
     hosts.push(UnixListener::bind(at("one")).unwrap());
+    // What is said later counts as well, and what can not be allowed is said.
+    hosts.push(UnixListener::bind(at("said")).unwrap());
+    let say = |path: std::path::PathBuf| {
+        let path = path.into_os_string().into_encoded_bytes();
+        jail.warden.send(&crate::mediate::ToMediator::AllowPath { path }).unwrap();
+    };
+    say(at("nowhere/at/all"));
+    say(at("said"));
+    assert!(matches!(jail.event(), Some(FromMediator::CannotAllow { errno: libc::ENOENT, .. })));
     jail.run(|| {
+        same!(reach(&at("said")), 0);
         for name in ["one", "later", "all/a", "all/below/b"] {
             same!((name, reach(&at(name))), (name, 0));
         }

@@ -339,6 +339,14 @@ impl Warden {
             Ok((FromMediator::Unreadable { .. }, _)) => {
                 "a program whose file nobody in the jail may read could not connect: its memory can not be read either"
             }
+            Ok((FromMediator::CannotAllow { path, errno }, _)) => {
+                let (path, why) =
+                    (String::from_utf8_lossy(&path).into_owned(), std::io::Error::from_raw_os_error(errno));
+                return self.fail(Refusal(format!(
+                    "--allow-socket {}: {why}; name a socket, or the folder in which its server will make it",
+                    escape(&path)
+                )));
+            }
             Ok((FromMediator::TooManyBound, _)) => {
                 "the jail has bound too many unix sockets; the latest can not be connected to"
             }
