@@ -45,18 +45,31 @@ fn the_death_of_any_role_leaves_no_survivor_and_no_network() {
         let all = roles(&running);
         let victim = all.iter().find(|(_, comm)| comm == role).unwrap().0;
         slay(victim);
-        if role == "nj-mediator" {
-            // Owned by one jail, and replaced: the jail goes on.
-            lab::wait_for("a new mediator", Duration::from_secs(10), || {
-                tree(running.pid()).iter().any(|(pid, comm)| comm == role && *pid != victim).then_some(())
-            });
-            continue;
-        }
         all_gone(&format!("the jail whose {role} was killed"), &all);
         proxy.record.end_of(0);
         let done = running.finish();
         assert_ne!(done.code(), 0, "{role}: {done:?}");
     }
+}
+
+#[test]
+fn a_mediators_worker_that_dies_is_replaced_and_the_jail_goes_on() {
+    let proxy = Proxy::serving(Behaviour::Echo);
+    let jail = Jail::socks5(proxy.addr, "");
+    let line = format!("echo up; read x; {p} echo {t} back; echo done", p = lab::tool("probe"), t = TARGETS[0]);
+    let mut running = jail.start("app:proxy", &["sh", "-c", &line]);
+    running.until("up");
+    let worker = |not: i32| {
+        lab::wait_for("a worker of the mediator", Duration::from_secs(10), || {
+            tree(running.pid()).iter().find(|(pid, comm)| comm == "nj-connect" && *pid != not).map(|(pid, _)| *pid)
+        })
+    };
+    let first = worker(0);
+    slay(first);
+    worker(first);
+    running.say("go");
+    running.until("back");
+    running.until("done");
 }
 
 #[test]
@@ -80,9 +93,6 @@ fn a_role_killed_at_any_moment_of_the_start_leaves_no_survivor() {
             };
             slay(victim);
             let all = tree(running.pid());
-            if role == "nj-mediator" {
-                slay(running.pid());
-            }
             all_gone(&format!("{role} killed {delay}"), &all);
         }
     }
