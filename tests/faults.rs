@@ -67,7 +67,7 @@ fn a_mediators_worker_that_dies_is_replaced_and_the_jail_goes_on() {
     let first = worker(0);
     slay(first);
     worker(first);
-    running.say("go");
+    running.say("go\n");
     running.until("back");
     running.until("done");
 }
