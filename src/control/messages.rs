@@ -65,7 +65,7 @@ pub enum InitToFront {
     /// The id maps are in place and init can no longer be looked into; front may do the same.
     Closed,
     /// What a person may want to know of how the jail was built.
-    Notes(Vec<String>),
+    Notes(Vec<Note>),
     /// A stage failed; there is no jail.
     Failed(Refusal),
     /// The command runs.
@@ -95,6 +95,15 @@ impl Ending {
             Ending::Signalled(signal) => 128 + signal,
         }
     }
+}
+
+/// What a person may want to know of how a jail was built.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Note {
+    /// The text.
+    pub text: String,
+    /// To be said always: what the person does in the jail may not last, or may be refused.
+    pub important: bool,
 }
 
 /// front -> init.

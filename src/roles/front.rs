@@ -19,7 +19,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, pthread_sigmask, raise, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, Uid};
+use nix::unistd::Pid;
 
 use super::fork::{self, Bond};
 use super::terminal::Terminal;
@@ -279,9 +279,7 @@ impl Watch<'_> {
                 None
             }
             Ok((InitToFront::Notes(notes), _)) => {
-                if self.verbose {
-                    notes.iter().for_each(|note| say(note));
-                }
+                notes.iter().filter(|note| note.important || self.verbose).for_each(|note| say(&note.text));
                 None
             }
             Ok((InitToFront::Failed(refusal), _)) => Some(Err(refusal.into())),
@@ -362,9 +360,4 @@ pub fn die_by(number: i32) -> i32 {
         let _ = raise(fatal);
     }
     128 + number
-}
-
-/// Whether netjail was started by root, whose jails are built differently.
-pub fn started_by_root() -> bool {
-    Uid::effective().is_root()
 }

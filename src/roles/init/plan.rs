@@ -1,0 +1,95 @@
+//! Everything that init needs to know, worked out by front before the fork: init itself asks nobody.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use nix::sys::resource::Resource;
+use nix::unistd::{User, getegid, geteuid};
+
+use crate::control::messages::Prepared;
+use crate::jail::payload::{self, Attributes, Command, Identity, Setting};
+use crate::jail::{core_dumps, counters, identity, mounts, network, seccomp};
+use crate::names::pool;
+use crate::roles::RunOptions;
+
+/// Descriptors that netjail's own processes keep for themselves below the payload's limit: per-user kernel limits count
+/// descriptors in flight, and a payload that used them all would stop every hand-over.
+const RESERVED_DESCRIPTORS: u64 = 256;
+
+/// Everything that init needs to know, worked out by front before the fork.
+#[derive(Debug)]
+pub struct Plan {
+    pub(super) command: Command,
+    pub(super) setting: Setting,
+    pub(super) link: network::Link,
+    pub(super) queues: u16,
+    pub(super) wait: bool,
+    pub(super) view: mounts::Plan,
+    pub(super) filter: seccomp::Options,
+    pub(super) shares: counters::Shares,
+}
+
+impl Plan {
+    /// Works it out, or says what the caller asked for that can not be.
+    pub fn new(
+        options: &RunOptions,
+        prepared: &Prepared,
+        attributes: Attributes,
+        environment: Vec<CString>,
+    ) -> Result<Self, String> {
+        let argv = options
+            .command
+            .iter()
+            .map(|argument| CString::new(argument.as_bytes()).map_err(|_| "an argument holds a zero byte".to_owned()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let directory = std::env::current_dir()
+            .map_err(|e| format!("the working folder can not be found: {e}; change to a folder that exists"))?;
+        let most_descriptors = attributes
+            .limits
+            .iter()
+            .find(|(number, ..)| *number == Resource::RLIMIT_NOFILE as i32)
+            .map_or(u64::MAX, |&(_, _, hard)| hard.saturating_sub(RESERVED_DESCRIPTORS).max(hard / 2));
+        let command = Command { argv, environment, directory, attributes };
+        let view = view(options, prepared, &command)?;
+        Ok(Self {
+            command,
+            setting: Setting {
+                identity: Identity { uid: geteuid(), gid: getegid(), full_range: geteuid().is_root() },
+                kept: options.keep_descriptors.clone(),
+                most_descriptors,
+            },
+            link: network::Link { name: "tun0".into(), mtu: options.mtu.into(), v4: pool::OWN_V4, v6: pool::OWN_V6 },
+            queues: options.workers,
+            wait: options.wait,
+            view,
+            filter: seccomp::Options { core_limit_is_fixed: core_dumps::limit().is_some(), ..options.filter },
+            shares: counters::Shares::of_caller(),
+        })
+    }
+}
+
+/// The file system and identity that the jail sees.
+fn view(options: &RunOptions, prepared: &Prepared, command: &Command) -> Result<mounts::Plan, String> {
+    let resolvers = vec![pool::GATEWAY_V4.into()];
+    let identity = identity::Identity::new(&options.hostname, resolvers).map_err(|e| e.to_string())?;
+    let account = User::from_uid(geteuid()).ok().flatten();
+    let (name, shell, home) = match account {
+        Some(user) => (user.name, user.shell, user.dir),
+        None => (format!("user{}", geteuid()), PathBuf::from("/bin/sh"), PathBuf::from("/")),
+    };
+    let home = std::env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute()).unwrap_or(home);
+    let caller = mounts::Caller { uid: geteuid().as_raw(), gid: getegid().as_raw(), name, shell, home };
+    let mut view = mounts::Plan::new(caller, command.directory.clone(), identity);
+    view.command = payload::find_program(&command.argv[0], &command.directory, &command.environment);
+    view.masked_folders = prepared.hidden_folders.clone();
+    view.secret_files = prepared.secret_files.clone();
+    let asked = &options.view;
+    (view.home, view.tmp, view.proc, view.allow_netfs) = (asked.home, asked.tmp, asked.proc, asked.allow_netfs);
+    view.read_only.clone_from(&asked.read_only);
+    view.read_write.clone_from(&asked.read_write);
+    // A socket that may be connected to must be there to be found.
+    view.read_write.extend(options.allow_sockets.iter().cloned());
+    view.nested_sandbox = options.filter.nested_sandbox;
+    Ok(view)
+}
