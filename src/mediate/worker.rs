@@ -243,7 +243,12 @@ impl Worker {
             key: (0, 0),
         };
         let Some(slot) = self.free.pop() else {
-            self.answer(&call, Answer::Error(libc::ENOBUFS));
+            // A listen never waits, so a flood of connects does not refuse it.
+            let listens = i64::from(notification.number) == libc::SYS_listen;
+            let outcome = if listens { self.decide(&notification, &mut call) } else { Errno::ENOBUFS.into() };
+            if let Outcome::Answer(answer) = outcome {
+                self.answer(&call, answer);
+            }
             return Ok(());
         };
         call.slot = slot;

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use libc::{AF_INET, AF_UNIX, SOCK_NONBLOCK, SOCK_STREAM};
@@ -99,7 +99,7 @@ fn a_send_timeout_ends_a_connect_with_the_native_errno() {
         set_timeout(&fd, Duration::from_millis(150));
         let begin = Instant::now();
         same!(full.connect(&fd), if full.family == AF_UNIX { libc::EAGAIN } else { libc::EINPROGRESS });
-        check!((140..400).contains(&begin.elapsed().as_millis()));
+        check!((140..2000).contains(&begin.elapsed().as_millis()));
         Ok(())
     });
 }
@@ -162,7 +162,7 @@ fn a_caught_signal_interrupts_a_blocking_connect() {
         let signals = later(&[(60, libc::SIGUSR1)]);
         let begin = Instant::now();
         same!(full.connect(&full.socket()), libc::EINTR);
-        check!(begin.elapsed() < Duration::from_millis(400));
+        check!(begin.elapsed() < Duration::from_secs(2));
         signals.good();
         Ok(())
     });
@@ -174,17 +174,23 @@ fn a_signal_whose_handler_restarts_is_handled_and_the_connect_goes_on() {
         catch(libc::SA_RESTART);
         CAUGHT.store(0, Ordering::SeqCst);
         let signals = later(&[(50, libc::SIGUSR1), (50, libc::SIGUSR1), (50, libc::SIGUSR1)]);
+        let connected = AtomicBool::new(false);
         std::thread::scope(|scope| {
             // Threads are made with the signal blocked, so it is the main thread's, which connects.
             let mask = nix::sys::signal::SigSet::from(nix::sys::signal::Signal::SIGUSR1);
             mask.thread_block().unwrap();
             let helper = scope.spawn(|| {
                 let handled = eventually(|| CAUGHT.load(Ordering::SeqCst) == 3);
-                empty(&full);
+                // What filled the backlog goes on trying as well, so once may not be enough.
                 handled
+                    && eventually(|| {
+                        empty(&full);
+                        connected.load(Ordering::SeqCst)
+                    })
             });
             mask.thread_unblock().unwrap();
             same!(full.connect(&full.socket()), 0);
+            connected.store(true, Ordering::SeqCst);
             check!(helper.join().unwrap());
             Ok(())
         })?;
