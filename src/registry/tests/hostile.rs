@@ -4,10 +4,14 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn processor_time() -> std::time::Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
+}
+
 fn survive(text: &[u8]) -> String {
     let world = World::new();
     world.write("project/src/_index.yaml", text).write("project/.netjail.yaml", text).write("project/wippy.lock", text);
-    let started = std::time::Instant::now();
+    let started = processor_time();
     let loaded = world.load();
     let report = report::check(&loaded, false);
     serde_json::from_str::<serde_json::Value>(&report::check_json(&loaded).text).unwrap();
@@ -21,7 +25,8 @@ fn survive(text: &[u8]) -> String {
         trust::check(&trust::Store::new(&world.path("state")), loaded);
     }
     assert!(report.text.len() < 1 << 20 && !report.text.contains('\u{1b}'));
-    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+    // Of the processor, not the wall: a loaded machine must not decide. What grows with the square takes many minutes here.
+    assert!(processor_time() - started < std::time::Duration::from_secs(60));
     report.text + &format!("{loaded:?}")
 }
 
