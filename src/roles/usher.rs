@@ -24,9 +24,8 @@ pub fn run(client: OwnedFd, init: Channel<UsherToInit, ()>) -> ! {
     // SIGALRM has its default disposition here: it ends this process, whatever it is waiting in.
     // SAFETY: alarm takes an integer.
     unsafe { libc::alarm(PATIENCE.as_secs() as u32) };
-    let caged = cages::drop_capabilities()
-        .map_err(|e| e.to_string())
-        .and_then(|()| install::install(&cages::usher(), install::Scope::Process, false).map_err(|e| e.to_string()));
+    // The warden, whose fork this is, has no capability left.
+    let caged = install::install(&cages::usher(), install::Scope::Process, false);
     let client = match fork::make_blocking(&client) {
         Ok(()) => Client::from(client),
         Err(_) => exit(1),

@@ -29,6 +29,8 @@ use crate::control::messages::{
     WardenToRelay, take,
 };
 use crate::control::worker::{FromWarden, ToWarden};
+use crate::jail::seccomp::install::{Scope, install};
+use crate::jail::seccomp::roles as cages;
 use crate::log::escape;
 use crate::log::sink::Sink;
 use crate::log::summary::Summary;
@@ -152,7 +154,13 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         Kind::Direct => Some(Changes::watch().map_err(|e| own("can not watch the host's addresses")(&e))?),
         Kind::Socks5(_) | Kind::Unbuilt(_) => None,
     };
-    ends.front.send(&WardenToFront::Prepared(chosen.prepared())).map_err(|e| own("front is gone")(&e))?;
+    let no_cage = own("the warden can not close its own cage");
+    // While front builds the namespaces.
+    let prepared = WardenToFront::Prepared(chosen.prepared());
+    ends.front.send(&prepared).map_err(|e| own("front is gone")(&e))?;
+    cages::drop_capabilities().map_err(|e| no_cage(&e))?;
+    prctl::set_dumpable(false).map_err(|e| no_cage(&e))?;
+    install(&cages::warden(), Scope::Process, false).map_err(|e| no_cage(&e))?;
     Ok(Warden {
         front: ends.front,
         init: Some(ends.init),
