@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::mask;
-use super::yaml::{Node, Span};
+use super::yaml::{Parsed, Span};
 
 /// How many errors, and how many notes, are kept of one load.
 const MAX_KEPT: usize = 200;
@@ -60,8 +60,8 @@ pub(super) struct Source {
 
 impl Source {
     /// A text of which nothing but its keys and known harmless values will be shown.
-    pub(super) fn new(path: PathBuf, text: String, documents: &[Node]) -> Self {
-        let masks = mask::of_tree(&text, documents);
+    pub(super) fn new(path: PathBuf, text: String, parsed: &Parsed) -> Self {
+        let masks = mask::of_tree(&text, &parsed.documents, &parsed.dropped);
         Self { path, text, masks }
     }
 

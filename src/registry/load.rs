@@ -239,7 +239,7 @@ impl<'e> Loader<'e> {
         }
         self.owners.insert(file.owner);
         let parsed = yaml::parse(&file.text);
-        let source = Source::new(path.to_owned(), file.text, &parsed.documents);
+        let source = Source::new(path.to_owned(), file.text, &parsed);
         for equal in parsed.equal_keys {
             self.findings.error(|| {
                 let finding = Diagnostic::at(Severity::Error, &source, equal.span, equal.message)

@@ -74,10 +74,12 @@ fn is_placeholder(text: &str) -> bool {
     })
 }
 
-/// The masked ranges of a text whose tree is known, in order.
-pub(super) fn of_tree(text: &str, documents: &[Node]) -> Vec<Span> {
+/// The masked ranges of a text whose tree is known, in order; `dropped` are pairs that stand in the text and in no tree.
+pub(super) fn of_tree(text: &str, documents: &[Node], dropped: &[(Node, Node)]) -> Vec<Span> {
     let mut masks = Vec::new();
     let mut todo: Vec<(&Node, bool)> = documents.iter().map(|node| (node, true)).collect();
+    let harmless_key = |key: &Node| key.text().is_some_and(harmless);
+    todo.extend(dropped.iter().map(|(key, value)| (value, harmless_key(key) || value.mapping().is_some())));
     while let Some((node, shown)) = todo.pop() {
         match node.value() {
             Value::Scalar { text: value, .. } => {
@@ -88,7 +90,7 @@ pub(super) fn of_tree(text: &str, documents: &[Node]) -> Vec<Span> {
             Value::Sequence(list) => todo.extend(list.iter().map(|item| (item, shown))),
             Value::Mapping(pairs) => {
                 for (key, value) in pairs {
-                    let known = key.text().is_some_and(harmless);
+                    let known = harmless_key(key);
                     let collection = !matches!(value.value(), Value::Scalar { .. });
                     // A mapping under an unknown field may still hold known ones; a list under it may not.
                     let shown = known || (collection && value.mapping().is_some());
@@ -186,7 +188,9 @@ mod tests {
     use super::*;
 
     fn tree(text: &str) -> String {
-        shown(text, 0..text.len(), &of_tree(text, &parse(text).documents)).replace("\\n", "\n")
+        let parsed = parse(text);
+        let masks = of_tree(text, &parsed.documents, &parsed.dropped);
+        shown(text, 0..text.len(), &masks).replace("\\n", "\n")
     }
 
     fn broken(text: &str, needle: &str) -> String {
@@ -239,5 +243,10 @@ mod tests {
         }
         assert_eq!(broken("host: [h\nport: 1\n", "[h"), "host: [h");
         assert_eq!(broken("host: h\nport 1\n", "port"), "port 1");
+    }
+
+    #[test]
+    fn a_secret_that_is_given_twice_is_shown_neither_time() {
+        assert_eq!(tree("password: one\npassword: two\nhost: h\n"), "password: ••••\npassword: ••••\nhost: h\n");
     }
 }

@@ -114,6 +114,8 @@ pub(super) struct Broken {
 pub(super) struct Parsed {
     pub documents: Vec<Node>,
     pub equal_keys: Vec<Broken>,
+    /// The pairs whose key was given before: in no document, but in the text.
+    pub dropped: Vec<(Node, Node)>,
     pub syntax: Option<Broken>,
 }
 
@@ -184,7 +186,7 @@ impl Builder {
                 while let (Some(key), Some(value)) = (children.next(), children.next()) {
                     pairs.push((key, value));
                 }
-                let pairs = merge(pairs, &mut parsed.equal_keys)?;
+                let pairs = merge(pairs, parsed)?;
                 let weight = 1 + pairs.iter().map(|(k, v)| k.inner.weight + v.inner.weight).sum::<usize>();
                 let value = Value::Mapping(pairs);
                 self.finish(
@@ -247,7 +249,7 @@ impl Builder {
 }
 
 /// Unfolds merge keys (YAML 1.1's `<<`, which Go's and Python's loaders know) and finds keys that are given twice.
-fn merge(pairs: Vec<(Node, Node)>, equal_keys: &mut Vec<Broken>) -> Result<Vec<(Node, Node)>, &'static str> {
+fn merge(pairs: Vec<(Node, Node)>, parsed: &mut Parsed) -> Result<Vec<(Node, Node)>, &'static str> {
     const TOO_LARGE: &str = "the file unfolds into too many values (merge keys count as what they stand for)";
     let mut seen: HashMap<String, Span> = HashMap::new();
     let mut own = Vec::with_capacity(pairs.len());
@@ -260,7 +262,8 @@ fn merge(pairs: Vec<(Node, Node)>, equal_keys: &mut Vec<Broken>) -> Result<Vec<(
         if let Some(text) = key.text() {
             if let Some(first) = seen.get(text) {
                 let (span, related) = (key.span.clone(), Some(first.clone()));
-                equal_keys.push(Broken { span, message: "the same field is given twice".into(), related });
+                parsed.equal_keys.push(Broken { span, message: "the same field is given twice".into(), related });
+                parsed.dropped.push((key, value));
                 continue;
             }
             seen.insert(text.to_owned(), key.span.clone());
