@@ -4,6 +4,8 @@ mod allow;
 mod args;
 mod check;
 mod demo;
+#[cfg(test)]
+mod docs;
 mod doctor;
 mod exec;
 mod hint;

@@ -1,0 +1,183 @@
+//! Holds `docs/reference.md` equal to the code: the flags as clap has them, the limits as the modules have them.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use clap::{Arg, Command, CommandFactory};
+
+use super::args::Arguments;
+use crate::names::pool;
+use crate::{log, stack};
+
+/// Fails unless the part of the reference between `<!-- NAME -->` and `<!-- end of NAME -->` is `text`; with `UPDATE_DOCS=1`
+/// in the environment it is rewritten instead.
+fn assert_part(name: &str, text: &str) {
+    // The tests of one process share the page.
+    static PAGE: Mutex<()> = Mutex::new(());
+    let _mine = PAGE.lock().unwrap_or_else(PoisonError::into_inner);
+    let tree = std::env::var_os("NETJAIL_SOURCE").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let page = PathBuf::from(tree).join("docs/reference.md");
+    let all = std::fs::read_to_string(&page).unwrap();
+    let begin = format!("<!-- {name} -->\n");
+    let start = all.find(&begin).unwrap() + begin.len();
+    let end = start + all[start..].find(&format!("<!-- end of {name} -->")).unwrap();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&page, format!("{}{text}{}", &all[..start], &all[end..])).unwrap();
+    } else {
+        assert_eq!(&all[start..end], text, "docs/reference.md differs: UPDATE_DOCS=1 cargo test --lib cli::docs");
+    }
+}
+
+fn flag(arg: &Arg) -> Option<String> {
+    let long = format!("--{}", arg.get_long()?);
+    let value =
+        arg.get_action().takes_values().then(|| arg.get_value_names()?.first().map(|v| v.to_string())).flatten();
+    let short = arg.get_short().map(|short| format!("`-{short}`, ")).unwrap_or_default();
+    Some(format!("{short}`{}`", value.map_or(long.clone(), |value| format!("{long} {value}"))))
+}
+
+fn table(command: &Command) -> String {
+    let mut text = "| flag | default | meaning |\n|---|---|---|\n".to_owned();
+    for arg in command.get_arguments().filter(|arg| !matches!(arg.get_id().as_str(), "help" | "version")) {
+        let Some(flag) = flag(arg) else { continue };
+        let default: Vec<_> = arg.get_default_values().iter().map(|v| v.to_string_lossy()).collect();
+        let default = if arg.get_action().takes_values() { default.join(", ") } else { String::new() };
+        let choices: Vec<_> = arg.get_possible_values().iter().map(|v| format!("`{}`", v.get_name())).collect();
+        let boolean = !arg.get_action().takes_values();
+        let choices =
+            if choices.is_empty() || boolean { String::new() } else { format!("One of {}. ", choices.join(", ")) };
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default().replace('|', "\\|");
+        let _ =
+            writeln!(text, "| {flag} | {default} | {choices}{help}{} |", if help.ends_with('.') { "" } else { "." });
+    }
+    text
+}
+
+#[test]
+fn the_flags_in_the_reference_are_those_of_the_program() {
+    let mut program = Arguments::command();
+    program.build();
+    let find = |name| program.find_subcommand(name).unwrap();
+    let jail = |name| find(name).get_arguments().filter_map(flag).collect::<Vec<_>>();
+    assert_eq!(jail("run"), jail("shell"), "the reference has one table for both");
+    let mut text = format!("\n### `netjail run` and `netjail shell`\n\n{}", table(find("run")));
+    for command in program.get_subcommands().filter(|command| !command.is_hide_set()) {
+        let name = command.get_name();
+        let flags = command.get_arguments().filter(|arg| arg.get_id() != "help").filter_map(flag).count();
+        if flags > 0 && !matches!(name, "run" | "shell") {
+            let _ = write!(text, "\n### `netjail {name}`\n\n{}", table(command));
+        }
+    }
+    text.push('\n');
+    assert_part("flags", &text);
+}
+
+#[test]
+fn every_subcommand_is_in_the_reference() {
+    let mut text = "\n| command | what it does |\n|---|---|\n".to_owned();
+    for command in Arguments::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        let _ = writeln!(text, "| `netjail {}` | {about} |", command.get_name());
+    }
+    text.push('\n');
+    assert_part("commands", &text);
+}
+
+/// 65536 as 65,536.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Private numbers: declarations that some file of the source has. Where the source cannot be read (an ordinary user's run
+/// of the tests), the run as root has looked.
+fn declared(declarations: &[&str]) {
+    let mut folders = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut source = String::new();
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(folder) else { return };
+        for path in entries.map(|entry| entry.unwrap().path()) {
+            match path.is_dir() {
+                true => folders.push(path),
+                // This file holds them all.
+                false if path.ends_with("cli/docs.rs") => {}
+                false => source.push_str(&std::fs::read_to_string(&path).unwrap()),
+            }
+        }
+    }
+    for declaration in declarations {
+        assert!(source.contains(declaration), "`{declaration}` has changed: so must this test and docs/reference.md");
+    }
+}
+
+#[test]
+fn the_limits_in_the_reference_are_those_of_the_program() {
+    let stack = stack::Config::default();
+    let minutes = |time: stack::Duration| format!("{} min", time.total_millis() / 60_000);
+    let mib = |bytes: usize| format!("{} MiB", bytes >> 20);
+    declared(&[
+        "const WAITING: u32 = 1024;",
+        "const STREAM_WAITING: u32 = 16;",
+        "const PATIENCE: Duration = Duration::from_secs(2);",
+        "const RESERVED_DESCRIPTORS: u64 = 256;",
+        "const MAX_FILE: u64 = 4 << 20;",
+        "const MAX_SECRET_FILE: u64 = 64 << 10;",
+        "const MAX_FILES: usize = 1_000;",
+        "const MAX_TOTAL: usize = 32 << 20;",
+        "pub const MAX_LINE: usize = 4096;",
+        "const MAX_PENDING: usize = 1000;",
+    ]);
+    let rows: [(&str, String, &str); 17] = [
+        (
+            "live flows of a worker, pending ones included",
+            grouped(stack.flows as u64),
+            "rule `limit-flows`: EHOSTUNREACH",
+        ),
+        (
+            "dials of a worker that wait for an answer",
+            grouped(stack.pending as u64),
+            "rule `limit-pending`: EHOSTUNREACH",
+        ),
+        ("a half-closed flow that moves no byte", minutes(stack.half_close), "it is reset; rule `limit-half-closed`"),
+        (
+            "a silent program, before it is asked whether it lives",
+            minutes(stack.keep_alive),
+            "after two questions without answer the flow is reset",
+        ),
+        (
+            "each of a flow's two rings",
+            format!("{} KiB", stack.ring >> 10),
+            "the sender waits, as with any slow reader",
+        ),
+        ("names of a jail", grouped(pool::CAPACITY.into()), "rule `limit-names`: SERVFAIL"),
+        ("text of all names of a jail", mib(pool::MAX_NAME_BYTES), "rule `limit-names`: SERVFAIL"),
+        (
+            "forwarded questions in progress, of a worker (direct)",
+            grouped(1024),
+            "rule `limit-questions`, no answer; 16 of one DNS stream",
+        ),
+        ("one resolver's time for an answer (direct)", "2 s".into(), "the next one is asked, twice round"),
+        ("connects of a jail that the mediator works on", grouped(1000), "further ones are ENOBUFS"),
+        ("log lines that wait for a slow reader", mib(log::sink::MAX_WAITING), "further ones are counted as `lost`"),
+        ("one line of the log", "4 KiB".into(), "longer texts are clipped"),
+        ("descriptors of the command, below its caller's hard limit", grouped(256), "they are netjail's own reserve"),
+        ("one registry, settings or lock file", mib(4 << 20), "an error of the registry"),
+        ("all registry files together", mib(32 << 20), "an error of the registry"),
+        ("registry files", grouped(1_000), "an error of the registry"),
+        ("a file that `${file:…}` names", "64 KiB".into(), "choosing the network is an error"),
+    ];
+    let mut text = "\n| what | limit | beyond it |\n|---|---|---|\n".to_owned();
+    for (what, limit, beyond) in rows {
+        let _ = writeln!(text, "| {what} | {limit} | {beyond} |");
+    }
+    text.push('\n');
+    assert_part("limits", &text);
+}
