@@ -2,7 +2,7 @@
 //!
 //! The warden reads the file and makes a [`HostsTable`]; the relay, which opens no file, answers from it and forwards what it
 //! does not hold. A jail on the direct network may learn what the host can reach, but not what the host is called and where
-//! it stands (containment.md, identity), so some questions are answered here that a resolver on the host's network would
+//! it stands, so some questions are answered here that a resolver on the host's network would
 //! answer with just that:
 //!
 //! | asked | answered | rule |
