@@ -65,8 +65,11 @@ pub fn choose(options: &RunOptions, front: &Channel<WardenToFront, FrontToWarden
     })?;
     let choice = registry::choose(&loaded, options.network.as_deref()).map_err(refuse)?;
     believe(&search, &loaded, &choice, options, front)?;
-    if !options.groups.is_empty() || (choice.policies_present && choice.by != ChosenBy::Nobody) {
-        refuse_policies(options, &loaded)?;
+    if let Some(group) = options.groups.first() {
+        // Without a group no policy applies to a jail; with one it would be ignored, which nobody may believe to be kept.
+        return Err(Refusal(format!(
+            "--group {group}: policies are not evaluated by this netjail yet; run without groups"
+        )));
     }
     if options.verbose {
         loaded.notes.iter().for_each(|note| say(note.render(stderr().is_terminal())));
@@ -99,17 +102,6 @@ pub fn choose(options: &RunOptions, front: &Channel<WardenToFront, FrontToWarden
     };
     chosen.read_host();
     Ok(chosen)
-}
-
-/// Groups and policies are not evaluated yet, so nobody may think that they are.
-fn refuse_policies(options: &RunOptions, loaded: &Loaded) -> Result<(), Refusal> {
-    if let Some(group) = options.groups.first() {
-        return Err(Refusal(format!(
-            "--group {group}: policies are not built into this netjail yet; run without groups"
-        )));
-    }
-    let _ = loaded;
-    Ok(())
 }
 
 /// A project's registry is believed if it is the one that was believed before, or the first one that is seen there.
