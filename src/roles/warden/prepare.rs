@@ -17,7 +17,7 @@ use crate::log::sink::Sink;
 use crate::names::resolv;
 use crate::overlay;
 use crate::policy::{OwnAddress, Table};
-use crate::registry::{self, ChosenBy, Kind, LoadError, Loaded, Network, Search, trust};
+use crate::registry::{self, Kind, LoadError, Loaded, Network, Search, trust};
 use crate::roles::RunOptions;
 
 /// The network of a jail and what was read to choose it.
