@@ -136,6 +136,13 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         Err(e) => return Err(own("can not start the mediator")(&e)),
     };
     drop(mediator_end);
+    // Not before the forks: the other roles must hold no copy of this end.
+    let last_words = ends.front.as_fd().try_clone_to_owned().map_err(|e| no_channel(&e))?;
+    let last_words: Channel<WardenToFront, FrontToWarden> = last_words.into();
+    fork::report_panics(move |text| {
+        let _ =
+            last_words.send(&WardenToFront::Refused(Refusal(format!("the jail's warden failed: {}", escape(text)))));
+    });
 
     // Before the standard streams go: the log may be standard error.
     let chosen = prepare::choose(options, &ends.front)?;
@@ -302,7 +309,8 @@ impl Warden {
 
     fn hear_relay(&mut self) {
         match self.relay.channel.receive() {
-            Ok((RelayToWarden::Failed(refusal), _)) => self.fail(refusal),
+            // It may have been broken into: its words are shown, not obeyed by a terminal.
+            Ok((RelayToWarden::Failed(Refusal(text)), _)) => self.fail(Refusal(escape(&text).into())),
             Ok((RelayToWarden::Finished, _)) => {}
             Err(_) => {
                 self.fail(Refusal("the jail's relay died; the jail has no network any more and was ended".into()))
