@@ -103,10 +103,20 @@ fn one_connection_works_with_several_workers() {
 #[test]
 fn a_thousand_connections_work_with_several_workers() {
     lab::raise_descriptor_limit();
-    let proxy = Proxy::serving(Behaviour::Echo);
-    let jail = Jail::socks5(proxy.addr, "").with(&["--workers", "2"]);
-    let done = jail.probe(&["many", TARGETS[0], "1000"]);
-    assert_eq!(done.fact("echoed"), "1000", "{done:?}");
+    for workers in ["2", "4"] {
+        let proxy = Proxy::serving(Behaviour::Echo);
+        let jail = Jail::socks5(proxy.addr, "").with(&["--workers", workers]);
+        let done = jail.probe(&["many", TARGETS[0], "1000"]);
+        assert_eq!(done.fact("echoed"), "1000", "{workers} workers: {done:?}");
+    }
+}
+
+#[test]
+fn every_start_with_several_workers_succeeds() {
+    let jail = Jail::socks5("127.0.0.1:9".parse().unwrap(), "").with(&["--workers", "4"]);
+    for _ in 0..20 {
+        assert_eq!(jail.run("app:proxy", &["true"]).good().err, "");
+    }
 }
 
 #[test]

@@ -23,8 +23,10 @@ pub struct Refusal(pub String);
 pub enum FrontToWarden {
     /// The person's answer to [`WardenToFront::Ask`].
     Answer(bool),
-    /// The jail's processes are gone: finish the log and end.
+    /// The jail's processes are gone: see that their last bytes are delivered, finish the log and end.
     Finish,
+    /// After [`Finish`](FrontToWarden::Finish): the person does not want to wait for the last bytes.
+    Hurry,
 }
 
 /// warden -> front.
@@ -38,6 +40,9 @@ pub enum WardenToFront {
     Prepared(Prepared),
     /// There will be no jail.
     Refused(Refusal),
+    /// The command's last bytes are still on their way; that takes at most
+    /// [`DRAIN_MOST`](super::worker::DRAIN_MOST).
+    Draining,
     /// The log is written; the text is the summary, if one was asked for.
     Finished(Option<String>),
 }

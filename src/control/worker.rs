@@ -5,16 +5,25 @@
 //! | `Up` | the loop runs |
 //! | `Dial` | start a non-blocking connect() to the proxy and pass the descriptor at once, or say why not |
 //! | `Records` | write and count them |
+//! | `Draining` | wait: it was told to stop, and delivers what the jail's programs wrote before they ended |
 //! | `Stopped` | everything was said; the channel closes |
 //!
 //! The worker parses hostile packets, so the warden believes nothing here but that this worker wants a connection to the one
 //! proxy that it is allowed.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::log::Batch;
 use crate::overlay::DialError;
 use crate::policy::Table;
+
+/// How long a worker that delivers the last bytes goes on without one that could be delivered.
+pub const DRAIN_STALL: Duration = Duration::from_secs(2);
+
+/// How long it goes on in all.
+pub const DRAIN_MOST: Duration = Duration::from_secs(30);
 
 /// From a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +37,9 @@ pub enum ToWarden {
     },
     /// What happened.
     Records(Batch),
+    /// It was told to stop, but programs of the jail left bytes behind that are on their way: it ends by itself, after
+    /// [`DRAIN_MOST`] at the latest.
+    Draining,
     /// The worker has ended as it was told to.
     Stopped,
 }
@@ -49,6 +61,9 @@ pub enum FromWarden {
     },
     /// A new generation decides from now on.
     Table(Table),
-    /// The jail's tree is dead: leave the device to its namespace and end.
+    /// The jail's tree is dead: deliver what its programs wrote before they ended (their sockets live on in the kernel, as
+    /// they would without a jail), then leave the device to its namespace and end.
     Stop,
+    /// End now. Without a [`Stop`](FromWarden::Stop) before it the tree may live, so the device goes with the worker.
+    Abandon,
 }

@@ -47,8 +47,10 @@ pub enum Close {
     Limit(Rule),
     /// The program's side fell silent: segments went unanswered.
     TimedOut,
-    /// The jail ended while it was alive.
+    /// The program ended before the far side did; what it had sent was delivered.
     JailEnded,
+    /// The program ended, and not all that it had sent could be delivered: the far side was reset, or the dial dropped.
+    CutOff,
     /// The dial failed.
     Dial(DialError),
 }
@@ -64,6 +66,7 @@ impl Close {
             Self::Limit(rule) => rule.name(),
             Self::TimedOut => "silent",
             Self::JailEnded => "jail-ended",
+            Self::CutOff => "cut-off",
             Self::Dial(error) => error.name(),
         }
     }

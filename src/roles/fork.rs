@@ -82,6 +82,19 @@ pub fn leave_streams() -> nix::Result<()> {
     dup2_stderr(&null)
 }
 
+/// Has a role's panic said by somebody who has a place to say it: its own standard error is closed. The process aborts after
+/// that (`panic = "abort"`).
+pub fn report_panics(say: impl Fn(&str) + Send + Sync + 'static) {
+    std::panic::set_hook(Box::new(move |info| {
+        // May hold bytes of a packet: whoever shows it escapes it.
+        let text: String = info.to_string().chars().take(LONGEST_PANIC).collect();
+        say(&format!("{text}; this is a mistake in netjail, please report it"));
+    }));
+}
+
+/// Characters of a panic's text that are passed on.
+const LONGEST_PANIC: usize = 1000;
+
 /// Waits in reads and writes again, where the descriptor's last owner did not.
 pub fn make_blocking(fd: &impl AsFd) -> nix::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);

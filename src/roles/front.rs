@@ -11,7 +11,7 @@ use std::ffi::{CString, OsString};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -26,6 +26,7 @@ use super::terminal::Terminal;
 use super::{RunOptions, init, streams, warden};
 use crate::control::channel::{self, Channel, ChannelError};
 use crate::control::messages::{Ending, FrontToInit, FrontToWarden, InitToFront, Prepared, Refusal, WardenToFront};
+use crate::control::worker::DRAIN_MOST;
 use crate::jail::environment::{self, Choices, Environment};
 use crate::jail::namespaces::{self, Side};
 use crate::jail::payload::{Attributes, StageError};
@@ -39,6 +40,9 @@ const NOT_FOUND: i32 = 127;
 
 /// How long the warden may take to write the last records.
 const FLUSH: Duration = Duration::from_secs(2);
+
+/// How long the last bytes may take before a person is told what is being waited for.
+const REMARK: Duration = Duration::from_secs(1);
 
 /// Passed on to the command whoever sends them.
 const FORWARDED: [Signal; 5] = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGALRM];
@@ -151,7 +155,7 @@ fn supervise(options: &RunOptions, ignored: u64) -> Result<Ending, Stop> {
     // Whatever happened, nothing of the jail outlives front.
     let _ = kill(child.pid, Signal::SIGKILL);
     let _ = reap(child.pid);
-    finish_warden(&to_warden, warden_pid, options);
+    finish_warden(&to_warden, warden_pid, &handled, options);
     ending
 }
 
@@ -198,7 +202,7 @@ fn prepare(warden: &Channel<FrontToWarden, WardenToFront>) -> Result<Prepared, R
             }
             Ok((WardenToFront::Prepared(prepared), _)) => return Ok(prepared),
             Ok((WardenToFront::Refused(refusal), _)) => return Err(refusal),
-            Ok((WardenToFront::Finished(_), _)) | Err(ChannelError::Closed) => {
+            Ok((WardenToFront::Finished(_) | WardenToFront::Draining, _)) | Err(ChannelError::Closed) => {
                 return Err(Refusal("its warden died while it read the registry; no jail was started".into()));
             }
             Err(e) => return Err(own("the warden can not be understood")(&e)),
@@ -326,17 +330,46 @@ fn reap(pid: Pid) -> Option<WaitStatus> {
     }
 }
 
-/// Lets the warden write its last records and clear up, and prints its summary.
-fn finish_warden(warden: &Channel<FrontToWarden, WardenToFront>, pid: Pid, options: &RunOptions) {
+/// Lets the warden see the last bytes delivered, write its last records and clear up, and prints its summary. A signal that
+/// asks this process to end drops the bytes that are still on their way.
+fn finish_warden(warden: &Channel<FrontToWarden, WardenToFront>, pid: Pid, signals: &SignalFd, options: &RunOptions) {
+    // The signal that ended the command came here too.
+    while let Ok(Some(_)) = signals.read_signal() {}
     let _ = warden.send(&FrontToWarden::Finish);
-    let mut polled = [PollFd::new(warden.as_fd(), PollFlags::POLLIN)];
-    let patience = PollTimeout::try_from(FLUSH).unwrap_or(PollTimeout::ZERO);
-    while poll(&mut polled, patience).is_ok_and(|ready| ready > 0) {
+    let mut until = Instant::now() + FLUSH;
+    let mut remark = None;
+    loop {
+        let now = Instant::now();
+        if remark.is_some_and(|at| at <= now) {
+            remark = None;
+            say("the command has ended; its last bytes are still being delivered (Ctrl-C drops them)");
+        }
+        let left = until.min(remark.unwrap_or(until)).saturating_duration_since(now);
+        if until <= now {
+            break;
+        }
+        let mut polled =
+            [PollFd::new(warden.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        // Rounded up, so that a moment is reached and not circled.
+        let wait = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::ZERO);
+        let _ = poll(&mut polled, wait);
+        let ready = |at: usize| polled[at].revents().is_some_and(|events| !events.is_empty());
+        if ready(1) && signals_to_end(signals) {
+            let _ = warden.send(&FrontToWarden::Hurry);
+            (until, remark) = (Instant::now() + FLUSH, None);
+        }
+        if !ready(0) {
+            continue;
+        }
         match warden.receive() {
             Ok((WardenToFront::Finished(summary), _)) => {
                 if let Some(summary) = summary.filter(|_| !options.quiet) {
                     let _ = writeln!(io::stderr(), "{summary}");
                 }
+            }
+            Ok((WardenToFront::Draining, _)) => {
+                until = Instant::now() + DRAIN_MOST + FLUSH;
+                remark = (!options.quiet).then(|| Instant::now() + REMARK);
             }
             Ok((WardenToFront::Say(text), _)) => say(&text),
             Ok(_) => {}
@@ -345,6 +378,17 @@ fn finish_warden(warden: &Channel<FrontToWarden, WardenToFront>, pid: Pid, optio
     }
     let _ = kill(pid, Signal::SIGKILL);
     let _ = reap(pid);
+}
+
+/// Takes all signals; whether one of them asks to end.
+fn signals_to_end(signals: &SignalFd) -> bool {
+    let mut end = false;
+    while let Ok(Some(info)) = signals.read_signal() {
+        end |= [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT]
+            .iter()
+            .any(|signal| *signal as u32 == info.ssi_signo);
+    }
+    end
 }
 
 /// Ends this process as the command ended, so that a shell loop stops at Ctrl-C as it would without a jail.

@@ -10,7 +10,7 @@ mod resolver;
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
@@ -31,6 +31,12 @@ use resolver::Resolver;
 /// Builds the workers and becomes the first of them; ends with them.
 pub fn run(warden: Channel<RelayToWarden, WardenToRelay>) -> ! {
     let _ = fork::leave_streams();
+    if let Ok(last_words) = warden.as_fd().try_clone_to_owned() {
+        let last_words: Channel<RelayToWarden, WardenToRelay> = last_words.into();
+        fork::report_panics(move |text| {
+            let _ = last_words.send(&RelayToWarden::Failed(Refusal(format!("the jail's relay failed: {text}"))));
+        });
+    }
     let (setup, descriptors) = match warden.receive() {
         Ok((WardenToRelay::Begin(setup), descriptors)) => (setup, descriptors),
         // There will be no jail.
@@ -77,13 +83,16 @@ fn begin(setup: &RelaySetup, descriptors: Vec<OwnedFd>) -> Result<(), Refusal> {
             thread::Builder::new().name(format!("nj-worker-{}", index + 1)).stack_size(WORKER_STACK).spawn(move || {
                 let worker = Worker::new(setup);
                 gate.wait();
+                gate.wait();
                 worker?.run()
             })
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| failed("start a worker", &e))?;
     let first = Worker::new(first).map_err(|e| prepared(&e))?;
-    // No worker reads a packet before the cage is closed round all of them.
+    // The cage is closed round threads that have begun (libc aborts in a thread whose rseq(2) is refused) and are prepared,
+    // and none of them reads a packet before it is closed: the first turn of the gate, and the second.
+    gate.wait();
     install::install(&cages::relay(direct), install::Scope::Process, false)
         .map_err(|e| failed("close its cage", &e))?;
     gate.wait();

@@ -79,6 +79,10 @@ impl Worker {
         }
         let dial = Box::new(Dial { target: target.clone(), step: Step::Asked });
         self.keep(Flow::new(id, Stage::Dialling(dial), self.now, Some(Box::new(record))));
+        if self.drain.is_some() {
+            // A SYN that lay in the queue when its program ended.
+            return self.drop_dial(id);
+        }
         self.dials.push_back((self.now + self.connect_timeout, id));
         match self.driver {
             Driver::Direct => match target {
@@ -219,7 +223,7 @@ impl Worker {
     }
 
     /// Drops a flow whose program was told a refusal.
-    fn forget(&mut self, id: FlowId, close: Close, refusal: Refusal) {
+    pub(super) fn forget(&mut self, id: FlowId, close: Close, refusal: Refusal) {
         if let Some(flow) = self.remove(id) {
             self.record_end(*flow, close, Some(refusal));
         }

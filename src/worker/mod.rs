@@ -13,18 +13,20 @@
 //! A dial goes: [`decide`](crate::policy::Table::decide), then a socket (from the warden for SOCKS5, an own one for direct),
 //! the handshake, and only then the SYN is answered. Every flow and question leaves one record.
 //!
-//! - `setup`: what a worker is made of. `dial`: from a SYN to a connection. `pump`: bytes. `dns`: questions answered here or forwarded. `poll`: epoll.
+//! - `setup`: what a worker is made of. `dial`: from a SYN to a connection. `pump`: bytes. `dns`: questions answered here or forwarded.
+//!   `drain`: the last bytes. `poll`: epoll.
 //!
 //! # System calls
 //! After start-up ([`Worker::new`]) only these are made, so that the relay's cage can allow nothing else:
 //! read and write (the TUN; a connected DNS socket), recvfrom and sendto without an address (flows), recvmsg and sendmsg
 //! (the channel), epoll_ctl and epoll_wait (or epoll_pwait), close, shutdown, getsockopt (SOL_SOCKET, SO_ERROR), setsockopt
 //! ((IPPROTO_TCP, TCP_NODELAY), (SOL_SOCKET, SO_KEEPALIVE), (SOL_SOCKET, SO_OOBINLINE), (SOL_SOCKET, SO_LINGER)), mmap,
-//! munmap, madvise, mremap, brk, clock_gettime, getrandom, and one ioctl (TUNSETPERSIST) at the end. For direct also socket
+//! poll (the channel, at the end), munmap, madvise, mremap, brk, clock_gettime, getrandom, and one ioctl (TUNSETPERSIST) at the end. For direct also socket
 //! and connect (AF_INET and AF_INET6, stream and datagram).
 
 mod dial;
 mod dns;
+mod drain;
 mod poll;
 mod pump;
 mod setup;
@@ -37,6 +39,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant as Clock;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll as poll_once};
 
 use crate::control::channel::{Channel, ChannelError};
 use crate::control::worker::{FromWarden, ToWarden};
@@ -56,6 +59,9 @@ const BATCH: usize = 64;
 /// How long a record waits for company, and how many make it go at once.
 const RECORDS_WAIT: Duration = Duration::from_millis(20);
 const RECORDS_ENOUGH: usize = 128;
+
+/// How long the last records may wait for the warden to take them.
+const LAST_RECORDS: std::time::Duration = std::time::Duration::from_millis(800);
 
 /// From how many flows on their end is the end of a burst, and how long after it memory is given back: the stack's rings,
 /// and the flow's last record, go first.
@@ -107,7 +113,11 @@ pub struct Worker {
     now: Instant,
     packet: Box<[u8]>,
     answer: Vec<u8>,
-    stopping: bool,
+    /// Bytes that were delivered, and ends: a number that grows while there is progress.
+    moved: u64,
+    /// The jail's tree is dead.
+    drain: Option<drain::Drain>,
+    over: bool,
 }
 
 impl Worker {
@@ -149,14 +159,16 @@ impl Worker {
             now,
             packet: vec![0; VNET_HEADER + 0x1_0000].into_boxed_slice(),
             answer: Vec::with_capacity(4096),
-            stopping: false,
+            moved: 0,
+            drain: None,
+            over: false,
         })
     }
 
     /// The loop.
     pub fn run(mut self) -> Result<Ended, WorkerError> {
         self.tell(&ToWarden::Up)?;
-        while !self.stopping {
+        while !self.over {
             let wait =
                 if self.queue_readable || !self.stack.is_flushed() { Some(self.now) } else { self.next_deadline() };
             let ready = self
@@ -176,6 +188,7 @@ impl Worker {
             self.stack_events();
             self.stack.flush(self.now, &mut &self.queue);
             self.due()?;
+            self.drain_step()?;
         }
         self.end()
     }
@@ -243,8 +256,9 @@ impl Worker {
                     }
                     FromWarden::DialFailed { id, error } => self.dial_failed(FlowId::from_bits(id), error),
                     FromWarden::Table(table) => self.table = table,
-                    FromWarden::Stop => {
-                        self.stopping = true;
+                    FromWarden::Stop => self.begin_drain(),
+                    FromWarden::Abandon => {
+                        self.over = true;
                         return Ok(());
                     }
                 },
@@ -276,6 +290,7 @@ impl Worker {
             self.outbox_due,
             self.forwarder.next_deadline(),
             self.give_back_at,
+            self.drain_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -388,14 +403,23 @@ impl Worker {
         self.record(record);
     }
 
-    /// The orderly end: the tree is dead, so nobody minds the flows; what is left to say is said.
+    /// The end: what is left to say is said, in [`LAST_RECORDS`] at most.
     fn end(mut self) -> Result<Ended, WorkerError> {
-        for flow in std::mem::take(&mut self.flows).into_iter().flatten() {
-            self.record_end(*flow, Close::JailEnded, None);
+        self.close_all();
+        if self.drain.is_some() {
+            // A jail that ended with its namespace has no device to keep.
+            let _ = tun::persist(self.queue.fd.as_fd());
         }
-        // A jail that ended with its namespace has no device to keep.
-        let _ = tun::persist(self.queue.fd.as_fd());
-        self.send_records()?;
+        let until = Clock::now() + LAST_RECORDS;
+        loop {
+            self.send_records()?;
+            let left = until.saturating_duration_since(Clock::now());
+            if self.outbox.is_empty() || left.is_zero() {
+                break;
+            }
+            let mut room = [PollFd::new(self.channel.as_fd(), PollFlags::POLLOUT)];
+            let _ = poll_once(&mut room, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO));
+        }
         let unsent = self.outbox.len();
         self.tell(&ToWarden::Stopped)?;
         Ok(Ended { unsent })

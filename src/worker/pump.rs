@@ -117,7 +117,7 @@ impl Worker {
 
     fn send_up(&mut self, id: FlowId) {
         let now = self.now;
-        let Self { flows, stack, .. } = self;
+        let Self { flows, stack, moved, .. } = self;
         let Some(flow) = flows.get_mut(id.slot()).and_then(|flow| flow.as_deref_mut()) else { return };
         let Some(fd) = &flow.fd else { return };
         let raw = fd.as_raw_fd();
@@ -143,10 +143,12 @@ impl Worker {
                 }
                 Drained::Some { offered, taken } => {
                     flow.bytes_out += taken as u64;
+                    *moved += taken as u64;
                     flow.writable = taken == offered;
                 }
                 Drained::Finished => {
                     flow.sent_all = true;
+                    *moved += 1;
                     // A connection that is gone says so when it is read.
                     let _ = shutdown(raw, Shutdown::Write);
                 }

@@ -31,6 +31,8 @@ pub enum Behaviour {
     Hold,
     /// The pattern both ways at once (see `bulk.rs`): MiB and seed.
     Bulk(u64, u64),
+    /// Takes the pattern (MiB and seed) slowly: a block of 64 KiB, then a pause of so many microseconds.
+    Slow(u64, u64, u64),
     /// Sends zeros for ever.
     Flood,
     /// Answers an HTTP request with this text, once it has come.
@@ -198,6 +200,10 @@ fn play(stream: &mut TcpStream, behaviour: &Behaviour, record: &Record, at: usiz
         }
         Behaviour::Hold => read_to_end(stream, record, at).map(drop),
         Behaviour::Bulk(mib, seed) => bulk_both_ways(stream, *mib, *seed),
+        Behaviour::Slow(mib, seed, pause) => {
+            let paced = Paced(stream, Duration::from_micros(*pause));
+            bulk::receive(paced, *mib, *seed).and_then(|()| bulk::end(stream)).map_err(std::io::Error::other)
+        }
         Behaviour::Flood => {
             let zeros = vec![0; 65536];
             loop {
@@ -225,6 +231,18 @@ fn play(stream: &mut TcpStream, behaviour: &Behaviour, record: &Record, at: usiz
             let peer = stream.peer_addr()?.ip();
             stream.write_all(format!("you are {peer}\n").as_bytes())
         }
+    }
+}
+
+/// A reader that takes its time.
+struct Paced<'a>(&'a TcpStream, Duration);
+
+impl Read for Paced<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.0.read(buffer)?;
+        // The pace is the property here, not a wait for anything.
+        std::thread::sleep(self.1);
+        Ok(n)
     }
 }
 

@@ -4,7 +4,8 @@
 //! before it reads anything, so that they hold nothing that it reads later but what it sends them.
 //!
 //! One loop over everything that can speak: front, init, relay, the workers, the mediator, the control socket's clients.
-//! It ends when front says so or is gone: the relay is stopped, the last records are written, front gets the summary.
+//! It ends when front says so or is gone: the relay delivers the last bytes and stops, the last records are written, front
+//! gets the summary.
 
 mod clients;
 mod dialler;
@@ -28,7 +29,7 @@ use crate::control::messages::{
     FrontToWarden, InitToWarden, Refusal, RelaySetup, RelayToWarden, UsherToInit, WardenToFront, WardenToInit,
     WardenToRelay, take,
 };
-use crate::control::worker::{FromWarden, ToWarden};
+use crate::control::worker::{DRAIN_MOST, FromWarden, ToWarden};
 use crate::jail::seccomp::install::{Scope, install};
 use crate::jail::seccomp::roles as cages;
 use crate::log::escape;
@@ -110,6 +111,12 @@ struct Warden {
     up: bool,
     workers_up: usize,
     over: bool,
+    /// Front has said that the tree is dead: it was not killed itself.
+    tree_is_dead: bool,
+    /// A worker delivers the last bytes.
+    draining: bool,
+    /// Nobody wants to wait for them.
+    hurry: bool,
 }
 
 /// Forks, reads, opens; everything before the loop.
@@ -138,6 +145,13 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         Err(e) => return Err(own("can not start the mediator")(&e)),
     };
     drop(mediator_end);
+    // Not before the forks: the other roles must hold no copy of this end.
+    let last_words = ends.front.as_fd().try_clone_to_owned().map_err(|e| no_channel(&e))?;
+    let last_words: Channel<WardenToFront, FrontToWarden> = last_words.into();
+    fork::report_panics(move |text| {
+        let _ =
+            last_words.send(&WardenToFront::Refused(Refusal(format!("the jail's warden failed: {}", escape(text)))));
+    });
 
     // Before the standard streams go: the log may be standard error.
     let chosen = prepare::choose(options, &ends.front)?;
@@ -177,6 +191,9 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         up: false,
         workers_up: 0,
         over: false,
+        tree_is_dead: false,
+        draining: false,
+        hurry: false,
     })
 }
 
@@ -256,7 +273,8 @@ impl Warden {
     fn hear_front(&mut self) {
         match self.front.receive() {
             Ok((FrontToWarden::Answer(_), _)) => {}
-            Ok((FrontToWarden::Finish, _)) | Err(_) => self.over = true,
+            Ok((FrontToWarden::Finish, _)) => (self.over, self.tree_is_dead) = (true, true),
+            Ok((FrontToWarden::Hurry, _)) | Err(_) => (self.over, self.hurry) = (true, true),
         }
     }
 
@@ -310,7 +328,8 @@ impl Warden {
 
     fn hear_relay(&mut self) {
         match self.relay.channel.receive() {
-            Ok((RelayToWarden::Failed(refusal), _)) => self.fail(refusal),
+            // It may have been broken into: its words are shown, not obeyed by a terminal.
+            Ok((RelayToWarden::Failed(Refusal(text)), _)) => self.fail(Refusal(escape(&text).into())),
             Ok((RelayToWarden::Finished, _)) => {}
             Err(_) => {
                 self.fail(Refusal("the jail's relay died; the jail has no network any more and was ended".into()))
@@ -399,6 +418,7 @@ impl Warden {
         match worker.receive() {
             Ok((ToWarden::Dial { id }, _)) => self.dial(index, id),
             Ok((ToWarden::Up, _)) => self.worker_up(),
+            Ok((ToWarden::Draining, _)) => self.draining = true,
             Ok((ToWarden::Stopped, _)) => self.workers[index] = None,
             Ok((ToWarden::Records(batch), _)) => self.write(&batch),
             Err(ChannelError::WouldBlock) => {}
@@ -467,20 +487,31 @@ impl Warden {
         }
     }
 
-    /// Stops the relay, writes what it still has to say, and tells front.
+    /// Lets the relay deliver what it has, writes what it still has to say, and tells front.
     fn finish(&mut self) {
-        let until = Instant::now() + LAST_WORDS;
-        for worker in self.workers.iter().flatten() {
-            let _ = worker.send(&FromWarden::Stop);
-        }
+        // It may hold a copy of a socket of the jail's, which would keep that socket's end from the relay.
+        let _ = kill(self.mediator.pid, Signal::SIGKILL);
+        let mut until = Instant::now() + LAST_WORDS;
+        let (mut waits, mut hurried) = (false, !self.tree_is_dead);
+        self.tell_workers(if self.tree_is_dead { &FromWarden::Stop } else { &FromWarden::Abandon });
         while self.workers.iter().any(Option::is_some) {
+            if self.draining && !waits && !hurried {
+                waits = true;
+                until = Instant::now() + DRAIN_MOST + LAST_WORDS;
+                let _ = self.front.send(&WardenToFront::Draining);
+            }
+            if self.hurry && !hurried {
+                hurried = true;
+                until = Instant::now() + LAST_WORDS;
+                self.tell_workers(&FromWarden::Abandon);
+            }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
             self.last_words(left);
         }
-        let _ = kill(self.mediator.pid, Signal::SIGKILL);
+        let until = Instant::now() + LAST_WORDS;
         let left = until.saturating_duration_since(Instant::now());
         let unwritten = self.sink.take().map_or(0, |sink| sink.finish(left));
         let mut text = self.chosen.verbose.then(|| self.summary.to_string());
@@ -501,21 +532,28 @@ impl Warden {
         }
     }
 
-    /// Takes records of workers until they close their channels.
-    fn last_words(&mut self, patience: Duration) {
-        let workers: Vec<usize> = (0..self.workers.len()).filter(|&index| self.workers[index].is_some()).collect();
-        let mut polled: Vec<PollFd<'_>> =
-            self.workers.iter().flatten().map(|worker| PollFd::new(worker.as_fd(), PollFlags::POLLIN)).collect();
-        let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
-        if !poll(&mut polled, patience).is_ok_and(|ready| ready > 0) {
-            return;
+    fn tell_workers(&self, message: &FromWarden) {
+        for worker in self.workers.iter().flatten() {
+            let _ = worker.send(message);
         }
+    }
+
+    /// Takes records of workers until they close their channels, and front's word that it is enough.
+    fn last_words(&mut self, patience: Duration) {
+        let mut all: Vec<(BorrowedFd<'_>, Source)> = Vec::new();
+        if !self.hurry {
+            all.push((self.front.as_fd(), Source::Front));
+        }
+        for (index, worker) in self.workers.iter().enumerate() {
+            all.extend(worker.as_ref().map(|worker| (worker.as_fd(), Source::Worker(index))));
+        }
+        let (mut polled, sources): (Vec<PollFd<'_>>, Vec<Source>) =
+            all.into_iter().map(|(fd, source)| (PollFd::new(fd, PollFlags::POLLIN), source)).unzip();
+        let _ = poll(&mut polled, PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO));
         let ready: Vec<bool> = polled.iter().map(|p| p.revents().is_some_and(|events| !events.is_empty())).collect();
         drop(polled);
-        for (position, index) in workers.into_iter().enumerate() {
-            if ready[position] {
-                self.hear_worker(index);
-            }
+        for (source, _) in sources.into_iter().zip(ready).filter(|(_, ready)| *ready) {
+            self.hear(source);
         }
     }
 }

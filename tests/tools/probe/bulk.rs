@@ -66,6 +66,15 @@ pub fn end(mut stream: impl Read) -> Result<(), String> {
     }
 }
 
+/// Sends pattern `seed` and ends at once, with whatever is still under way.
+#[allow(dead_code, reason = "the test library includes this file for its server side only")]
+pub fn upload(addrs: &[SocketAddr], mib: u64, seed: u64) {
+    match TcpStream::connect(addrs[0]).and_then(|stream| send(stream, mib, seed)) {
+        Ok(()) => println!("up sent"),
+        Err(e) => println!("up {e}"),
+    }
+}
+
 /// The client's side: pattern `seed` up, pattern `seed + 1` down.
 #[allow(dead_code, reason = "the test library includes this file for its server side only")]
 pub fn both_ways(addrs: &[SocketAddr], mib: u64, seed: u64) {
