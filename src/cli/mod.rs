@@ -5,6 +5,7 @@ mod doctor;
 mod exec;
 mod ps;
 mod run;
+mod selftest;
 mod stop;
 mod table;
 
@@ -34,6 +35,9 @@ pub fn main(ignored: u64) -> i32 {
         Subcommand::Exec(options) => exec::run(options, ignored),
         Subcommand::Stop(options) => stop::run(&options),
         Subcommand::Doctor(options) => doctor::run(&options),
+        Subcommand::Selftest(options) => selftest::run(&options),
+        Subcommand::SelftestAttack(options) => selftest::attack(&options),
+        Subcommand::SelftestVictim(options) => selftest::victim(&options),
     }
 }
 
