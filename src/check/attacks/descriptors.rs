@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use nix::sys::socket::{SockaddrIn, getsockname};
 
-use super::call::{Arg, ZERO, call, connect, descriptor, hear, refused, told};
+use super::call::{Arg, ZERO, any, call, connect, descriptor, hear, refused, told};
 use super::{Attack, Context, Gift, INHERITED, Object, Outcome, Proof};
 
 pub const ATTACKS: &[Attack] = &[
@@ -37,6 +37,35 @@ pub const ATTACKS: &[Attack] = &[
         .proven(Proof::Arrived),
     Attack::new("stdin-folder", "open a file below standard input, a folder", |c| below(0, c))
         .given(Gift::Input(Object::Folder)),
+    Attack::new("stdin-unix-socket", "connect standard input, a unix socket, to an abstract name outside", |c| {
+        let fd = given(0)?;
+        let address =
+            nix::sys::socket::UnixAddr::new_abstract(c.abstract_stream.as_bytes()).map_err(refused("address"))?;
+        connect(&fd, &address).map_err(refused("connect"))?;
+        hear(fd, &c.token, "an abstract socket outside")
+    })
+    .given(Gift::Input(Object::UnixSocket)),
+    Attack::new("stdin-namespace", "enter the network namespace that standard input is", |c| {
+        super::processes::enter_and_look(0, c)
+    })
+    .given(Gift::Input(Object::NetworkNamespace)),
+    Attack::new("stdin-tun", "use standard input, a TUN device of the host", |_| {
+        let mut features = [0u8; 4];
+        // TUNGETFEATURES
+        call(libc::SYS_ioctl, &mut [ZERO, Arg::Int(0x8004_54cf), Arg::Buffer(&mut features)])
+            .map_err(refused("TUNGETFEATURES"))?;
+        Ok("standard input is the host's TUN device".into())
+    })
+    .given(Gift::Input(Object::TunDevice)),
+    Attack::new("stdin-pidfd", "use standard input, a pidfd of a process outside", |c| {
+        any([libc::SYS_pidfd_getfd, libc::SYS_pidfd_send_signal], |number| {
+            let second = if number == libc::SYS_pidfd_getfd { c.victim.file } else { 0 };
+            call(number, &mut [ZERO, Arg::Int(second.into()), ZERO, ZERO])
+                .map(|_| "the process outside can be reached".into())
+                .map_err(refused("pidfd"))
+        })
+    })
+    .given(Gift::Input(Object::Pidfd)),
     Attack::new("stdin-peer", "reach the process behind standard input by SO_PEERPIDFD", peer)
         .given(Gift::Input(Object::UnixConnection)),
 ];

@@ -70,10 +70,10 @@ pub const ATTACKS: &[Attack] = &[
     }),
     Attack::new("search-proc", "search all of /proc", |c| search::trees(&["/proc"], c)),
     Attack::new("search-sys", "search all of /sys", |c| search::trees(&["/sys"], c)),
-    Attack::new("search-etc", "search all of /etc", |c| search::trees(&["/etc"], c)),
+    Attack::new("search-etc", "search all of /etc", |c| search::written_trees(&["/etc"], c)),
     Attack::new("search-run", "search all of /run", |c| search::trees(&["/run", "/var/run"], c)),
     Attack::new("search-logs", "search logs, leases and what installers left", |c| {
-        search::trees(
+        search::written_trees(
             &[
                 "/var/log",
                 "/var/lib/dhcp",

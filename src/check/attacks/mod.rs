@@ -40,6 +40,8 @@ pub enum Gift {
     Input(Object),
     /// A terminal as standard input, of a session that it controls.
     Terminal,
+    /// The victim's process group.
+    Group,
 }
 
 /// A descriptor of the outside.
@@ -57,6 +59,12 @@ pub enum Object {
     Folder,
     /// The network namespace outside.
     NetworkNamespace,
+    /// A unix stream socket that is not connected; abstract names are those of the namespace it was made in.
+    UnixSocket,
+    /// The TUN device, opened outside.
+    TunDevice,
+    /// A pidfd of the victim process.
+    Pidfd,
 }
 
 /// The number of an inherited descriptor.

@@ -11,7 +11,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getppid};
 
 use super::call::{Arg, ZERO, any, call, descriptor, refused, told};
-use super::{Attack, Context, Outcome, Proof};
+use super::{Attack, Context, Gift, Outcome, Proof};
 
 pub const ATTACKS: &[Attack] = &[
     Attack::new("ptrace", "trace a process outside", trace),
@@ -35,6 +35,14 @@ pub const ATTACKS: &[Attack] = &[
         nix::sys::signal::kill(Pid::from_raw(c.victim.pid), Signal::SIGTERM).map_err(refused("kill"))?;
         Ok("killed".into())
     })
+    .proven(Proof::VictimDied),
+    Attack::new("kill-group", "end a process outside that shares the process group", |_| {
+        // The group is the caller's own, so its number need not be known here.
+        crate::jail::payload::ignore(Signal::SIGTERM);
+        nix::sys::signal::kill(Pid::from_raw(0), Signal::SIGTERM).map_err(refused("kill"))?;
+        Ok("killed".into())
+    })
+    .given(Gift::Group)
     .proven(Proof::VictimDied),
     Attack::new("pidfd-kill", "end a process outside with pidfd_send_signal", |c| {
         let pidfd = pidfd(c)?;
@@ -62,18 +70,30 @@ pub const ATTACKS: &[Attack] = &[
             .map_err(refused("prlimit"))?;
         Ok("the limits of a process outside were read".into())
     }),
-    Attack::new("supervisor-environ", "read the environment of the process that started this one", |c| {
-        file(&format!("/proc/{}/environ", getppid()), c)
+    Attack::new("supervisor-environ", "read the environment of the process that started this one", |_| {
+        let path = format!("/proc/{}/environ", getppid());
+        match fs::read(&path) {
+            Ok(text) if text.is_empty() => Err(format!("{path} is empty")),
+            Ok(text) => Ok(format!("{path} gave {} bytes", text.len())),
+            Err(e) => Err(format!("{path}: {e}")),
+        }
     }),
     Attack::new("supervisor-memory", "read the memory of the process that started this one", supervisor_memory),
     Attack::new("supervisor-root", "reach hidden files through the process that started this one", |c| {
         let path = c.hidden.join("secret");
         file(&format!("/proc/{}/root{}", getppid(), path.display()), c)
     }),
-    Attack::new("supervisor-descriptors", "list the descriptors of the process that started this one", |_| {
+    Attack::new("supervisor-descriptors", "look at the descriptors of the process that started this one", |_| {
+        // Their numbers alone may be listed by the same user (proc_pid_fd(5)); what they are takes the right to trace.
         let path = format!("/proc/{}/fd", getppid());
-        let number = fs::read_dir(&path).map_err(|e| format!("{path}: {e}"))?.count();
-        Ok(format!("{path} shows {number} descriptors"))
+        let entries = fs::read_dir(&path).map_err(|e| format!("{path}: {e}"))?;
+        any(entries.flatten(), |entry| {
+            let link = entry.path();
+            match fs::read_link(&link) {
+                Ok(target) => Ok(format!("{} is {}", link.display(), target.display())),
+                Err(e) => Err(format!("{}: {e}", link.display())),
+            }
+        })
     }),
     Attack::new("enter-namespace", "enter the network namespace of pid 1 or of a process outside", |c| {
         any([1, c.victim.pid, getppid().as_raw()], |pid| {

@@ -30,15 +30,25 @@ const PASSED_OVER: [&str; 12] = [
     "/sys/fs/cgroup",
 ];
 
-/// Searches the trees for the host's strings.
+/// Searches trees that the kernel makes for the host's strings.
 pub fn trees(roots: &[&str], c: &Context) -> Outcome {
-    let mut search = Search {
-        strings: &c.strings,
-        found: Vec::new(),
-        files: 0,
-        until: Instant::now() + LIMIT,
-        seen: HashSet::new(),
-    };
+    search(roots, c.strings.iter())
+}
+
+/// Searches trees of files that people wrote: addresses of documentation stand in many of them, whoever the host is.
+pub fn written_trees(roots: &[&str], c: &Context) -> Outcome {
+    search(roots, c.strings.iter().filter(|(_, text)| !is_documentation(text)))
+}
+
+/// RFC 5737 and RFC 3849.
+fn is_documentation(text: &str) -> bool {
+    ["192.0.2.", "198.51.100.", "203.0.113.", "2001:db8"].iter().any(|prefix| text.starts_with(prefix))
+}
+
+fn search<'a>(roots: &[&str], strings: impl Iterator<Item = &'a (String, String)>) -> Outcome {
+    let strings = strings.map(|(what, text)| (what.clone(), text.to_ascii_lowercase())).collect();
+    let mut search =
+        Search { strings, found: Vec::new(), files: 0, until: Instant::now() + LIMIT, seen: HashSet::new() };
     for root in roots {
         search.folder(Path::new(root), 0);
     }
@@ -50,15 +60,16 @@ pub fn trees(roots: &[&str], c: &Context) -> Outcome {
     Err(format!("{files} files, none names the host{cut}"))
 }
 
-struct Search<'a> {
-    strings: &'a [(String, String)],
+struct Search {
+    /// What, and its text in lower case.
+    strings: Vec<(String, String)>,
     found: Vec<String>,
     files: usize,
     until: Instant,
     seen: HashSet<(u64, u64)>,
 }
 
-impl Search<'_> {
+impl Search {
     fn folder(&mut self, path: &Path, depth: usize) {
         if depth > 24 || self.found.len() >= 6 || Instant::now() > self.until {
             return;
@@ -92,8 +103,9 @@ impl Search<'_> {
     }
 
     fn look(&mut self, path: &Path, bytes: &[u8], is_name: bool) {
-        for (what, text) in self.strings {
-            if contains(bytes, text.as_bytes()) && self.found.len() < 6 {
+        let haystack = lower(bytes);
+        for (what, text) in &self.strings {
+            if stands_in(&haystack, text) && self.found.len() < 6 {
                 let place = if is_name { "the name of " } else { "" };
                 self.found.push(format!("{place}{} has the {what}", path.display()));
                 return;
@@ -106,37 +118,40 @@ fn passed_over(path: &Path) -> bool {
     if PASSED_OVER.iter().any(|p| path == Path::new(p)) {
         return true;
     }
-    // Of processes only this one: others come and go. Its memory is its own, and each thread shows the same again.
+    // Of processes only this one and the first: others come and go. Each thread shows the same again.
     let Ok(inner) = path.strip_prefix("/proc") else { return false };
     let parts: Vec<_> = inner.iter().map(|p| p.to_string_lossy()).collect();
     let process = parts.first().is_some_and(|p| p.bytes().all(|b| b.is_ascii_digit()));
-    let other = process && parts.first().is_some_and(|p| p.parse() != Ok(std::process::id()));
+    let other = process && parts.first().is_some_and(|p| p != "1" && p.parse() != Ok(std::process::id()));
     other
         || process && parts.get(1).is_some_and(|p| ["mem", "task", "map_files", "pagemap", "fd"].contains(&p.as_ref()))
 }
 
-/// Whether the text stands there by itself: not as part of a longer word or number.
-pub fn contains(bytes: &[u8], text: &[u8]) -> bool {
-    let word = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
-    if text.is_empty() || bytes.len() < text.len() {
-        return false;
-    }
-    let mut from = 0;
-    while let Some(at) = bytes[from..].windows(text.len()).position(|w| w.eq_ignore_ascii_case(text)) {
-        let at = from + at;
-        let before = at.checked_sub(1).and_then(|i| bytes.get(i));
-        if !word(before) && !word(bytes.get(at + text.len())) {
-            return true;
-        }
-        from = at + 1;
-    }
-    false
+/// Whether the text stands there by itself: not as part of a longer word or number. Both are compared without case.
+pub fn contains(bytes: &[u8], text: &str) -> bool {
+    stands_in(&lower(bytes), &text.to_ascii_lowercase())
+}
+
+fn lower(bytes: &[u8]) -> String {
+    let mut text = String::from_utf8_lossy(bytes).into_owned();
+    text.make_ascii_lowercase();
+    text
+}
+
+fn stands_in(haystack: &str, text: &str) -> bool {
+    let word = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = haystack.as_bytes();
+    !text.is_empty()
+        && haystack.match_indices(text).any(|(at, _)| {
+            let before = at.checked_sub(1).and_then(|i| bytes.get(i));
+            !word(before) && !word(bytes.get(at + text.len()))
+        })
 }
 
 /// Whether one file has one of the strings.
 pub fn file(path: &str, c: &Context) -> Outcome {
     let bytes = fs::read(PathBuf::from(path)).map_err(|e| format!("{path}: {e}"))?;
-    let found = c.strings.iter().find(|(_, text)| contains(&bytes, text.as_bytes()));
+    let found = c.strings.iter().find(|(_, text)| contains(&bytes, text));
     found.map(|(what, _)| format!("{path} has the {what}")).ok_or_else(|| format!("{path} does not name the host"))
 }
 
@@ -146,10 +161,10 @@ mod tests {
 
     #[test]
     fn a_text_counts_only_by_itself() {
-        assert!(contains(b"inet 10.0.0.2/24", b"10.0.0.2"));
-        assert!(!contains(b"inet 10.0.0.21/24", b"10.0.0.2"));
-        assert!(contains(b"10.0.0.21 10.0.0.2", b"10.0.0.2"));
-        assert!(contains(b"06:00:AC:10", b"06:00:ac:10"));
-        assert!(!contains(b"", b"x"));
+        assert!(contains(b"inet 10.0.0.2/24", "10.0.0.2"));
+        assert!(!contains(b"inet 10.0.0.21/24", "10.0.0.2"));
+        assert!(contains(b"10.0.0.21 10.0.0.2", "10.0.0.2"));
+        assert!(contains(b"06:00:AC:10", "06:00:ac:10"));
+        assert!(!contains(b"", "x"));
     }
 }

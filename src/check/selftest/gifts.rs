@@ -25,6 +25,9 @@ pub fn give(gift: Gift, command: &mut Command, context: &Context) -> io::Result<
     let mut descriptors = Vec::new();
     match gift {
         Gift::Nothing => {}
+        Gift::Group => {
+            command.process_group(context.victim.pid);
+        }
         Gift::Input(object) => {
             command.stdin(Stdio::from(make(object, context)?));
         }
@@ -69,6 +72,15 @@ fn make(object: Object, context: &Context) -> io::Result<OwnedFd> {
         Object::Folder => {
             let flags = libc::O_PATH | libc::O_DIRECTORY;
             File::options().read(true).custom_flags(flags).open(base.join("outside"))?.into()
+        }
+        Object::UnixSocket => socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?,
+        Object::TunDevice => File::options().read(true).write(true).open("/dev/net/tun")?.into(),
+        Object::Pidfd => {
+            // SAFETY: integers.
+            let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, context.victim.pid, 0) };
+            let fd = nix::errno::Errno::result(fd)? as i32;
+            // SAFETY: the kernel has just made this descriptor for this call.
+            unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) }
         }
         Object::NetworkNamespace => File::open("/proc/self/ns/net")?.into(),
     })
