@@ -3,6 +3,8 @@
 //! Runs the leak matrix of `netjail selftest` as root and as the ordinary user `jail` (which scripts/test makes), and once
 //! under a launcher that protects little, so that an attack that has gone blind is seen.
 
+#![allow(clippy::unwrap_used)] // helpers of tests, which clippy does not take for tests
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -37,6 +37,14 @@ pub const ATTACKS: &[Attack] = &[
         .proven(Proof::Arrived),
     Attack::new("stdin-folder", "open a file below standard input, a folder", |c| below(0, c))
         .given(Gift::Input(Object::Folder)),
+    Attack::new("stdin-reopen", "make standard input, a file opened for reading, one to write to", |_| {
+        let flags = Arg::Int((libc::O_WRONLY | libc::O_CLOEXEC).into());
+        let at = Arg::Int(libc::AT_FDCWD.into());
+        descriptor(libc::SYS_openat, &mut [at, Arg::Text(c"/proc/self/fd/0"), flags, ZERO])
+            .map_err(refused("/proc/self/fd/0"))?;
+        Ok("a hidden file that was opened for reading is open for writing".into())
+    })
+    .given(Gift::Input(Object::HiddenFile)),
     Attack::new("stdin-unix-socket", "connect standard input, a unix socket, to an abstract name outside", |c| {
         let fd = given(0)?;
         let address =

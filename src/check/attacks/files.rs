@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use super::call::{any, told};
+use super::call::{any, connect, refused, socket, told};
 use super::{Attack, Context, Outcome, Proof};
 
 pub const ATTACKS: &[Attack] = &[
@@ -19,6 +19,18 @@ pub const ATTACKS: &[Attack] = &[
             let outcome = read(&link, c);
             let _ = fs::remove_file(&link);
             outcome
+        })
+    }),
+    Attack::new("own-control-socket", "command netjail through its control socket", |c| {
+        let state = c.hidden.parent().and_then(Path::parent);
+        let folder = state.map(|base| base.join("runtime/netjail")).ok_or("no folder")?;
+        let entries = fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        any(entries.flatten(), |entry| {
+            let name = entry.path().display().to_string();
+            let fd = socket(libc::AF_UNIX, libc::SOCK_SEQPACKET, 0).map_err(refused("socket"))?;
+            let address = nix::sys::socket::UnixAddr::new(&entry.path()).map_err(refused(&name))?;
+            connect(&fd, &address).map_err(refused(&name))?;
+            Ok(format!("connected to {name}"))
         })
     }),
     Attack::new("plant-socket", "plant a socket in /tmp for clients outside (a fake tmux or agent)", |c| {

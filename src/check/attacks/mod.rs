@@ -65,6 +65,8 @@ pub enum Object {
     TunDevice,
     /// A pidfd of the victim process.
     Pidfd,
+    /// A file of the hidden folder, opened for reading only.
+    HiddenFile,
 }
 
 /// The number of an inherited descriptor.

@@ -74,6 +74,7 @@ fn make(object: Object, context: &Context) -> io::Result<OwnedFd> {
             File::options().read(true).custom_flags(flags).open(base.join("outside"))?.into()
         }
         Object::UnixSocket => socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?,
+        Object::HiddenFile => File::open(context.hidden.join("secret"))?.into(),
         Object::TunDevice => File::options().read(true).write(true).open("/dev/net/tun")?.into(),
         Object::Pidfd => {
             // SAFETY: integers.
