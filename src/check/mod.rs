@@ -3,13 +3,17 @@
 //! [`probes`] is one table of facts about the machine: each row is a name, what its lack costs, and a function that finds out
 //! by trying (a sysctl says what is configured; only a forked child that tries says what works). `netjail doctor` prints the
 //! table, and `run` asks it after a failed start ([`explain_failure`]).
+//!
+//! [`selftest`] runs [`attacks`] inside a jail and, as the control, outside of one, against victims that it starts itself.
 
 pub mod apparmor;
+pub mod attacks;
 mod container;
 mod kernel;
 mod machine;
 mod namespaces;
 pub mod probes;
+pub mod selftest;
 mod trial;
 
 pub use probes::{Need, Row, State};

@@ -39,6 +39,14 @@ pub enum Subcommand {
     DemoClient(DemoClientArguments),
     /// Try everything that a jail needs on this machine, and say how to repair what is missing.
     Doctor(DoctorArguments),
+    /// Attack a jail on this machine from inside, with the same attacks outside as the control.
+    Selftest(SelftestArguments),
+    /// One attack of selftest, in this process.
+    #[command(hide = true)]
+    SelftestAttack(AttackArguments),
+    /// The victim process of selftest.
+    #[command(hide = true)]
+    SelftestVictim(VictimArguments),
 }
 
 /// Which way out, and how the jail is built.
@@ -214,6 +222,39 @@ pub struct DoctorArguments {
     /// As root: write the AppArmor profile that lets this program make user namespaces.
     #[arg(long)]
     pub fix: bool,
+}
+
+/// Arguments of `selftest`.
+#[derive(Debug, Args)]
+pub struct SelftestArguments {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Attack what this command line starts instead of `netjail run`; words are parted at blanks.
+    #[arg(long, value_name = "COMMAND LINE", allow_hyphen_values = true)]
+    pub launcher: Option<String>,
+    /// Only the case of this name; repeatable.
+    #[arg(long, value_name = "CASE")]
+    pub only: Vec<String>,
+}
+
+/// Arguments of `selftest-attack`.
+#[derive(Debug, Args)]
+pub struct AttackArguments {
+    /// In namespaces of its own first: the second control.
+    #[arg(long)]
+    pub apart: bool,
+    /// Which.
+    pub name: String,
+    /// The file that says where the victims are.
+    pub context: PathBuf,
+}
+
+/// Arguments of `selftest-victim`.
+#[derive(Debug, Args)]
+pub struct VictimArguments {
+    /// Where it listens.
+    pub socket: PathBuf,
 }
 
 fn parse_variable(text: &str) -> Result<(OsString, OsString), String> {

@@ -12,6 +12,7 @@ mod hint;
 mod networks;
 mod ps;
 mod run;
+mod selftest;
 mod stop;
 mod table;
 mod user;
@@ -50,6 +51,9 @@ pub fn main(ignored: u64) -> i32 {
         Subcommand::Demo => demo::run(),
         Subcommand::DemoClient(options) => demo::client(&options),
         Subcommand::Doctor(options) => doctor::run(&options),
+        Subcommand::Selftest(options) => selftest::run(&options),
+        Subcommand::SelftestAttack(options) => selftest::attack(&options),
+        Subcommand::SelftestVictim(options) => selftest::victim(&options),
     }
 }
 
