@@ -99,7 +99,8 @@ fn connect_is_mediated_in_the_jail_and_nowhere_else() {
 
 #[test]
 fn without_sockets_only_a_stream_pair_is_left_of_af_unix() {
-    let none = Options { sockets: Sockets::None, allow_datagrams: true, nested_sandbox: false, core_limit_is_fixed: true };
+    let none =
+        Options { sockets: Sockets::None, allow_datagrams: true, nested_sandbox: false, core_limit_is_fixed: true };
     for kind in [SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET] {
         let arguments = [AF_UNIX as u64, kind as u64, 0, 0, 0, 0];
         assert_eq!(ask(none, libc::SYS_socket, arguments), Verdict::Errno(EAFNOSUPPORT));
