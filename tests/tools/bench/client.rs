@@ -1,0 +1,277 @@
+//! One measurement, in a jail or not: prints `begin` when its warm-up is over, and then its result as one number.
+//!
+//! `bench client MODE HOST [--socks ADDRESS:PORT] [--streams N] [--seconds S]`
+//!
+//! | mode | result |
+//! |---|---|
+//! | `up`, `down` | bytes a second, over N streams |
+//! | `rtt` | seconds, the median of 64-byte round trips on one connection |
+//! | `connect` | seconds, the median of connect + 64-byte echo + close |
+//! | `storm` | connect + echo + close a second, N at a time |
+//! | `idle` | opens N flows, then: seconds for an echo on every one of them; `held`; ends with its standard input |
+//! | `dns` | answers a second to A questions over 100,000 names, 64 outstanding |
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use crate::{ECHO_PORTS, SINK_PORT, SOURCE_PORT};
+
+/// What is thrown away before a measurement begins.
+const WARM_UP: Duration = Duration::from_millis(200);
+const MESSAGE: usize = 64;
+
+struct Options {
+    host: String,
+    socks: Option<SocketAddr>,
+    streams: usize,
+    time: Duration,
+}
+
+/// Runs one measurement; `arguments` are those behind `client`.
+pub fn run(arguments: &[String]) -> io::Result<()> {
+    let [mode, host, rest @ ..] = arguments else { return Err(io::Error::other("client MODE HOST")) };
+    let mut options = Options { host: host.clone(), socks: None, streams: 1, time: Duration::from_secs(1) };
+    for pair in rest.chunks(2) {
+        let [key, value] = pair else { return Err(io::Error::other("an option without its value")) };
+        let bad = |_| io::Error::other(format!("{key} {value}: not understood"));
+        match key.as_str() {
+            "--socks" => options.socks = Some(value.parse().map_err(|_| bad(()))?),
+            "--streams" => options.streams = value.parse().map_err(|_| bad(()))?,
+            "--seconds" => options.time = Duration::from_secs_f64(value.parse().map_err(|_| bad(()))?),
+            _ => return Err(bad(())),
+        }
+    }
+    let result = match mode.as_str() {
+        "up" => bulk(&options, SINK_PORT, |stream, buffer| stream.write(buffer)),
+        "down" => bulk(&options, SOURCE_PORT, |stream, buffer| stream.read(buffer)),
+        "rtt" => round_trips(&options),
+        "connect" => connects(&options),
+        "storm" => storm(&options),
+        "idle" => return idle(&options),
+        "dns" => questions(&options),
+        _ => Err(io::Error::other(format!("{mode}: no such mode"))),
+    }?;
+    println!("result {result}");
+    Ok(())
+}
+
+fn begin() {
+    println!("begin");
+}
+
+/// Connects as the options say; the SOCKS5 handshake is the plain one, a message and its answer at a time.
+fn dial(options: &Options, port: u16) -> io::Result<TcpStream> {
+    let Some(proxy) = options.socks else {
+        let stream = TcpStream::connect((options.host.as_str(), port))?;
+        stream.set_nodelay(true)?;
+        return Ok(stream);
+    };
+    let mut stream = TcpStream::connect(proxy)?;
+    stream.set_nodelay(true)?;
+    stream.write_all(&[5, 1, 0])?;
+    let mut answer = [0; 10];
+    stream.read_exact(&mut answer[..2])?;
+    let mut request = vec![5, 1, 0];
+    match options.host.parse() {
+        Ok(std::net::IpAddr::V4(v4)) => {
+            request.push(1);
+            request.extend(v4.octets());
+        }
+        Ok(std::net::IpAddr::V6(v6)) => {
+            request.push(4);
+            request.extend(v6.octets());
+        }
+        Err(_) => {
+            request.extend([3, options.host.len() as u8]);
+            request.extend(options.host.bytes());
+        }
+    }
+    request.extend(port.to_be_bytes());
+    stream.write_all(&request)?;
+    stream.read_exact(&mut answer)?;
+    if answer[1] != 0 {
+        return Err(io::Error::other(format!("the proxy answered {}", answer[1])));
+    }
+    Ok(stream)
+}
+
+fn echo(stream: &mut TcpStream) -> io::Result<()> {
+    let mut message = [7; MESSAGE];
+    stream.write_all(&message)?;
+    stream.read_exact(&mut message)
+}
+
+fn bulk(
+    options: &Options,
+    port: u16,
+    step: impl Fn(&mut TcpStream, &mut [u8]) -> io::Result<usize> + Sync,
+) -> io::Result<f64> {
+    let (moved, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let mut streams = Vec::new();
+    for _ in 0..options.streams {
+        streams.push(dial(options, port)?);
+    }
+    std::thread::scope(|scope| {
+        for mut stream in streams {
+            let (step, moved, stop) = (&step, &moved, &stop);
+            scope.spawn(move || {
+                let mut buffer = vec![0; 256 << 10];
+                while !stop.load(Relaxed) {
+                    match step(&mut stream, &mut buffer) {
+                        Ok(0) | Err(_) => break,
+                        Ok(count) => moved.fetch_add(count as u64, Relaxed),
+                    };
+                }
+                // Before the join, so that a thread that waits for bytes is not waited for.
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+            });
+        }
+        std::thread::sleep(WARM_UP);
+        begin();
+        let (before, start) = (moved.load(Relaxed), Instant::now());
+        std::thread::sleep(options.time);
+        let bytes = moved.load(Relaxed) - before;
+        let rate = bytes as f64 / start.elapsed().as_secs_f64();
+        println!("bytes {bytes}");
+        stop.store(true, Relaxed);
+        if bytes == 0 { Err(io::Error::other("no byte moved")) } else { Ok(rate) }
+    })
+}
+
+fn median(mut times: Vec<Duration>) -> io::Result<f64> {
+    times.sort_unstable();
+    times.get(times.len() / 2).map(Duration::as_secs_f64).ok_or_else(|| io::Error::other("nothing was measured"))
+}
+
+fn timed(options: &Options, mut once: impl FnMut() -> io::Result<()>) -> io::Result<f64> {
+    let mut times = Vec::new();
+    let warm = Instant::now();
+    while warm.elapsed() < WARM_UP {
+        once()?;
+    }
+    begin();
+    let start = Instant::now();
+    while start.elapsed() < options.time {
+        let at = Instant::now();
+        once()?;
+        times.push(at.elapsed());
+    }
+    median(times)
+}
+
+fn round_trips(options: &Options) -> io::Result<f64> {
+    let mut stream = dial(options, ECHO_PORTS.start)?;
+    timed(options, || echo(&mut stream))
+}
+
+fn connects(options: &Options) -> io::Result<f64> {
+    let mut ports = ECHO_PORTS.cycle();
+    timed(options, || echo(&mut dial(options, ports.next().unwrap_or(ECHO_PORTS.start))?))
+}
+
+fn storm(options: &Options) -> io::Result<f64> {
+    let (done, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..options.streams)
+            .map(|at| {
+                let (done, stop) = (&done, &stop);
+                scope.spawn(move || -> io::Result<()> {
+                    let mut ports = ECHO_PORTS.cycle().skip(at % ECHO_PORTS.len());
+                    while !stop.load(Relaxed) {
+                        echo(&mut dial(options, ports.next().unwrap_or(ECHO_PORTS.start))?)?;
+                        done.fetch_add(1, Relaxed);
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        std::thread::sleep(WARM_UP);
+        begin();
+        let (before, start) = (done.load(Relaxed), Instant::now());
+        std::thread::sleep(options.time);
+        let rate = (done.load(Relaxed) - before) as f64 / start.elapsed().as_secs_f64();
+        stop.store(true, Relaxed);
+        for worker in workers {
+            worker.join().map_err(|_| io::Error::other("a thread died"))??;
+        }
+        Ok(rate)
+    })
+}
+
+/// Opens the flows, echoes on all of them, and holds them until standard input ends.
+fn idle(options: &Options) -> io::Result<()> {
+    raise_descriptor_limit();
+    let mut ports = ECHO_PORTS.cycle();
+    let mut flows = Vec::with_capacity(options.streams);
+    for at in 0..options.streams {
+        let flow = dial(options, ports.next().unwrap_or(ECHO_PORTS.start))
+            .map_err(|error| io::Error::other(format!("flow {at} of {}: {error}", options.streams)))?;
+        flows.push(flow);
+    }
+    println!("held");
+    let mut line = String::new();
+    io::stdin().read_line(&mut line)?;
+    begin();
+    let start = Instant::now();
+    for flow in &mut flows {
+        flow.write_all(&[7; MESSAGE])?;
+    }
+    for flow in &mut flows {
+        flow.read_exact(&mut [0; MESSAGE])?;
+    }
+    println!("echo {}", start.elapsed().as_secs_f64());
+    if let Some(flow) = flows.first_mut() {
+        println!("result {}", timed(options, || echo(flow))?);
+    }
+    Ok(())
+}
+
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+fn questions(options: &Options) -> io::Result<f64> {
+    let resolver =
+        (options.host.as_str(), 53).to_socket_addrs()?.next().ok_or_else(|| io::Error::other("no resolver"))?;
+    let socket = UdpSocket::bind(if resolver.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+    socket.connect(resolver)?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut asked: u32 = 0;
+    let mut ask = || {
+        let name = format!("n{}", asked % 100_000);
+        let mut question = vec![0; 12];
+        question[..2].copy_from_slice(&(asked as u16).to_be_bytes());
+        question[2] = 1; // recursion desired
+        question[5] = 1; // one question
+        question.push(name.len() as u8);
+        question.extend(name.bytes());
+        question.extend(b"\x05bench\x04test\x00\x00\x01\x00\x01");
+        asked = asked.wrapping_add(1);
+        socket.send(&question)
+    };
+    for _ in 0..64 {
+        ask()?;
+    }
+    let mut answer = [0; 512];
+    let (mut answers, mut start) = (0u64, None);
+    let warm = Instant::now();
+    loop {
+        socket.recv(&mut answer)?;
+        ask()?;
+        answers += 1;
+        match start {
+            None if warm.elapsed() > WARM_UP => {
+                begin();
+                answers = 0;
+                start = Some(Instant::now());
+            }
+            Some(start) if start.elapsed() >= options.time => return Ok(answers as f64 / start.elapsed().as_secs_f64()),
+            _ => {}
+        }
+    }
+}

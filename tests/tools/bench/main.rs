@@ -1,0 +1,71 @@
+//! The programs of `scripts/bench`: servers and a client that are faster than what is measured, and the plan.
+//!
+//! - `bench server ADDRESS...`: echo, sink and source ([`server`]).
+//! - `bench proxy ADDRESS`: SOCKS5 ([`proxy`]).
+//! - `bench client ...`: one measurement, its result a line of JSON ([`client`]). This is what is started inside a jail.
+//! - `bench run ...`: all of it, interleaved ([`plan`]), a table and JSON ([`report`]). To be run in a network namespace of
+//!   its own, as `scripts/bench` does.
+
+mod client;
+mod plan;
+mod processes;
+mod proxy;
+mod reactor;
+mod report;
+mod server;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+
+/// The target. A literal that no machine has; the bench's namespace gives it to its loopback.
+pub const TARGET_V4: &str = "203.0.113.7";
+/// The same services over IPv6.
+pub const TARGET_V6: &str = "2001:db8:7::7";
+/// The same services behind a veth pair, for networks that refuse the host's own addresses.
+pub const FAR_V4: &str = "203.0.113.8";
+/// The name that the proxy knows.
+pub const NAME: &str = "bench.test";
+/// Where the proxy listens.
+pub const PROXY_PORT: u16 = 1080;
+/// Several, so that connections that were just closed do not use up a port's 4-tuples.
+pub const ECHO_PORTS: std::ops::Range<u16> = 7000..7008;
+/// Takes everything.
+pub const SINK_PORT: u16 = 9000;
+/// Sends for ever.
+pub const SOURCE_PORT: u16 = 9001;
+
+fn socket_address(ip: &str, port: u16) -> io::Result<SocketAddr> {
+    let ip: IpAddr = ip.parse().map_err(|_| io::Error::other(format!("{ip}: not an address")))?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// A listener with room for a burst.
+fn listen(ip: &str, port: u16) -> io::Result<TcpListener> {
+    use std::os::fd::AsRawFd;
+    let address = socket_address(ip, port)?;
+    let listener =
+        TcpListener::bind(address).map_err(|error| io::Error::other(format!("listen at {address}: {error}")))?;
+    // SAFETY: listen(2) on an own descriptor; a second call only changes the backlog.
+    unsafe { libc::listen(listener.as_raw_fd(), 16384) };
+    Ok(listener)
+}
+
+fn main() -> std::process::ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["server", _, ..] => server::run(&arguments[1..]).map(|()| true),
+        ["proxy", address] => proxy::run(address, PROXY_PORT).map(|()| true),
+        ["client", ..] => client::run(&arguments[1..]).map(|()| true),
+        ["run", ..] => plan::run(&arguments[1..]),
+        _ => Err(io::Error::other("usage: bench server|proxy|client|run ...; scripts/bench starts it as it should be")),
+    };
+    match outcome {
+        Ok(true) => std::process::ExitCode::SUCCESS,
+        Ok(false) => std::process::ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            std::process::ExitCode::from(2)
+        }
+    }
+}

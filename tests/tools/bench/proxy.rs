@@ -1,0 +1,208 @@
+//! A SOCKS5 proxy (RFC 1928) that is never the bottleneck: bulk is moved with splice(2) and not copied.
+//!
+//! The name `bench.test` stands for the target; every other name is refused, and literals are dialled as they are.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use crate::reactor::{Connection, Next, Shared};
+use crate::{NAME, TARGET_V4};
+
+/// A copy that fills this much is bulk, and from then on spliced.
+const COPY: usize = 32 << 10;
+const PIPE: usize = 1 << 20;
+const BUDGET: usize = 8 << 20;
+
+/// A pipe, empty when it is in the pool.
+pub struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+impl Pipe {
+    fn new() -> std::io::Result<Self> {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(PIPE as i32));
+        Ok(Self { read, write })
+    }
+}
+
+#[derive(Default)]
+struct Way {
+    pipe: Option<Pipe>,
+    piped: usize,
+    rest: Vec<u8>,
+    bulk: bool,
+    ended: bool,
+    done: bool,
+}
+
+enum Step {
+    Greeting,
+    Request,
+    Open(TcpStream),
+}
+
+struct Client {
+    stream: TcpStream,
+    step: Step,
+    input: Vec<u8>,
+    up: Way,
+    down: Way,
+}
+
+impl Connection for Client {
+    fn accepted(stream: TcpStream, _: u16) -> Self {
+        Self { stream, step: Step::Greeting, input: Vec::new(), up: Way::default(), down: Way::default() }
+    }
+
+    fn ready(&mut self, shared: &mut Shared, watch: &dyn Fn(BorrowedFd<'_>)) -> Next {
+        if !matches!(self.step, Step::Open(_)) {
+            match self.handshake(watch) {
+                Ok(true) => {}
+                Ok(false) => return Next::Wait,
+                Err(_) => return Next::End,
+            }
+        }
+        let Step::Open(target) = &self.step else { return Next::Wait };
+        let up = self.up.pump(&self.stream, target, shared);
+        let down = self.down.pump(target, &self.stream, shared);
+        match (up, down) {
+            (Err(_), _) | (_, Err(_)) => Next::End,
+            _ if self.up.done && self.down.done => Next::End,
+            (Ok(true), _) | (_, Ok(true)) => Next::Again,
+            _ => Next::Wait,
+        }
+    }
+}
+
+impl Client {
+    /// True when it is done.
+    fn handshake(&mut self, watch: &dyn Fn(BorrowedFd<'_>)) -> std::io::Result<bool> {
+        let mut piece = [0; 512];
+        loop {
+            match self.stream.read(&mut piece) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(count) => self.input.extend_from_slice(&piece[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+            if matches!(self.step, Step::Greeting) {
+                let Some(&methods) = self.input.get(1) else { continue };
+                let length = 2 + usize::from(methods);
+                if self.input.len() < length {
+                    continue;
+                }
+                self.input.drain(..length);
+                self.stream.write_all(&[5, 0])?;
+                self.step = Step::Request;
+            }
+            let Some((target, length)) = request(&self.input) else { continue };
+            self.input.drain(..length);
+            let Some(target) = target.and_then(|target| TcpStream::connect(target).ok()) else {
+                self.stream.write_all(&[5, 5, 0, 1, 0, 0, 0, 0, 0, 0])?;
+                return Err(ErrorKind::ConnectionRefused.into());
+            };
+            target.set_nodelay(true)?;
+            target.set_nonblocking(true)?;
+            watch(target.as_fd());
+            self.stream.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])?;
+            self.up.rest = std::mem::take(&mut self.input);
+            self.step = Step::Open(target);
+            return Ok(true);
+        }
+    }
+}
+
+/// The target of a whole request, and the request's length; an inner `None` is refused.
+fn request(input: &[u8]) -> Option<(Option<SocketAddr>, usize)> {
+    let kind = *input.get(3)?;
+    let (ip, at): (Option<IpAddr>, usize) = match kind {
+        1 => (Some(Ipv4Addr::from(*input.get(4..)?.first_chunk::<4>()?).into()), 8),
+        4 => (Some(Ipv6Addr::from(*input.get(4..)?.first_chunk::<16>()?).into()), 20),
+        3 => {
+            let end = 5 + usize::from(*input.get(4)?);
+            let name = input.get(5..end)?;
+            ((name == NAME.as_bytes()).then(|| TARGET_V4.parse().ok()).flatten(), end)
+        }
+        _ => (None, 8),
+    };
+    let port = u16::from_be_bytes(*input.get(at..)?.first_chunk::<2>()?);
+    Some((ip.map(|ip| SocketAddr::new(ip, port)), at + 2))
+}
+
+impl Way {
+    /// Moves what can be moved; true if there is more to do now.
+    fn pump(&mut self, from: &TcpStream, to: &TcpStream, shared: &mut Shared) -> std::io::Result<bool> {
+        let mut moved = 0;
+        while moved < BUDGET && !self.done {
+            let outcome = if !self.rest.is_empty() {
+                (&mut &*to).write(&self.rest).inspect(|&sent| drop(self.rest.drain(..sent)))
+            } else if self.piped > 0 {
+                self.pipe.as_ref().map_or(Ok(0), |pipe| splice(pipe.read.as_fd(), to.as_fd())).inspect(|sent| {
+                    self.piped -= sent;
+                    if self.piped == 0 {
+                        shared.pipes.extend(self.pipe.take());
+                    }
+                })
+            } else if self.ended {
+                let _ = to.shutdown(Shutdown::Write);
+                self.done = true;
+                break;
+            } else if self.bulk {
+                let pipe = match shared.pipes.pop() {
+                    Some(pipe) => pipe,
+                    None => Pipe::new()?,
+                };
+                let outcome = splice(from.as_fd(), pipe.write.as_fd());
+                match outcome {
+                    Ok(count) if count > 0 => {
+                        self.piped = count;
+                        self.pipe = Some(pipe);
+                        self.bulk = count >= COPY / 2;
+                    }
+                    _ => shared.pipes.push(pipe),
+                }
+                outcome.inspect(|&count| self.ended = count == 0)
+            } else {
+                let outcome = (&mut &*from).read(&mut shared.buffer[..COPY]);
+                if let Ok(count) = outcome {
+                    self.ended = count == 0;
+                    self.bulk = count == COPY;
+                    let sent = match (&mut &*to).write(&shared.buffer[..count]) {
+                        Ok(sent) => sent,
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+                        Err(error) => return Err(error),
+                    };
+                    self.rest.extend_from_slice(&shared.buffer[sent..count]);
+                }
+                outcome
+            };
+            match outcome {
+                Ok(count) => moved += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(!self.done)
+    }
+}
+
+fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> std::io::Result<usize> {
+    let flags = libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK;
+    // SAFETY: both descriptors are open for the call, and null offsets are right for a pipe and a socket.
+    let count = unsafe {
+        libc::splice(from.as_raw_fd(), std::ptr::null_mut(), to.as_raw_fd(), std::ptr::null_mut(), PIPE, flags)
+    };
+    if count < 0 { Err(std::io::Error::last_os_error()) } else { Ok(count as usize) }
+}
+
+/// Serves at `address`, for ever.
+pub fn run(address: &str, port: u16) -> std::io::Result<()> {
+    let listener = crate::listen(address, port)?;
+    println!("ready");
+    crate::reactor::serve::<Client>(vec![listener])
+}
