@@ -8,7 +8,7 @@
 //! - The direct network ([`hosts::HostNames`]): the host's hosts file answers, and what it does not hold is forwarded as it
 //!   came to the host's resolvers ([`resolv`]), for the answer must be what the host itself would have got.
 //!
-//! Both share [`wire`] and `reply` (the messages), `special` (names that no network is asked about) and [`frame`] (DNS over TCP).
+//! A jail has one of the two, a [`Resolver`]. Both share [`wire`] and `reply` (the messages), `special` (names that no network is asked about) and [`frame`] (DNS over TCP).
 //!
 //! Every question ends in one [`Answered`], which is what the log keeps.
 
@@ -18,10 +18,13 @@ pub mod hosts;
 pub mod pool;
 mod reply;
 pub mod resolv;
+mod resolver;
 mod special;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod wire;
+
+pub use resolver::{Lookup, Resolver, gateways};
 
 use std::fmt;
 

@@ -6,8 +6,6 @@
 //!
 //! One thread for each TUN queue; the first is this process's own.
 
-mod resolver;
-
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,11 +20,11 @@ use crate::jail::seccomp::{install, roles as cages};
 use crate::names::answer::{Carries, Config, Names};
 use crate::names::hosts::{HostNames, HostsTable};
 use crate::names::pool::Pool;
+use crate::names::{self, Resolver};
 use crate::overlay::Credentials;
 use crate::registry::Kind;
 use crate::stack;
 use crate::worker::{Driver, Setup, Worker};
-use resolver::Resolver;
 
 /// Builds the workers and becomes the first of them; ends with them.
 pub fn run(warden: Channel<RelayToWarden, WardenToRelay>) -> ! {
@@ -134,8 +132,8 @@ fn worker_setup(
         channel: channel.into(),
         table: setup.table.clone(),
         driver: Driver::of(&setup.network, jail).ok_or("this network's kind is not built yet")?,
-        names: Box::new(names),
-        resolvers: direct.then(resolver::gateways),
+        names,
+        resolvers: direct.then(names::gateways),
         upstream_resolvers: setup.host.resolvers.clone(),
         connect_timeout: setup.network.connect_timeout,
         stack: stack::Config { seed, ..stack::Config::default() },

@@ -19,10 +19,11 @@ use nix::sys::socket::{
 use super::dns::Stream;
 use super::poll::Token;
 use super::pump::{Flow, Stage};
-use super::{Driver, Lookup, Worker, WorkerError};
+use super::{Driver, Worker, WorkerError};
 use crate::control::worker::ToWarden;
 use crate::flow::{Refusal, Target};
 use crate::log::{Close, Kind, Protocol, Record};
+use crate::names::Lookup;
 use crate::overlay::socks5::{Handshake, Progress};
 use crate::overlay::{Credentials, DialError};
 use crate::policy::{Request, Rule, Verdict};

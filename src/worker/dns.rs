@@ -1,6 +1,6 @@
 //! Questions: answered here from the jail's names, or forwarded to the host's resolvers, over datagrams and streams.
 //!
-//! A message that [`super::Names::answer`] wants forwarded goes out under an id of our own from a socket of its own, whose
+//! A message that the [`Resolver`](crate::names::Resolver) wants forwarded goes out under an id of our own from a socket of its own, whose
 //! port the kernel chooses: whoever would forge a reply must guess both (RFC 5452). Each resolver gets a time-out, then the
 //! next one is asked; a truncated reply is asked for again over TCP, as is everything that came over TCP. How many questions
 //! wait is bounded, per worker and per stream; one too many is answered SERVFAIL by silence of ours and a time-out of theirs
@@ -16,41 +16,10 @@ use super::poll::{Readiness, Token};
 use super::pump::Stage;
 use crate::flow::HostName;
 use crate::log::{Close, Kind, Protocol, Record};
-use crate::policy::Rule;
+use crate::names::frame::{self, Frames, LARGEST_QUESTION};
+use crate::names::{Outcome, Transport, wire};
+use crate::policy::{Request, Rule};
 use crate::stack::{Drained, Duration, FlowId, Instant};
-
-/// How a question came, and so how large its answer may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// A datagram.
-    Udp,
-    /// A stream.
-    Tcp,
-}
-
-/// What became of a question.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// What to do.
-    pub outcome: Outcome,
-    /// The name asked for, for the record.
-    pub name: Option<String>,
-    /// The question's type.
-    pub kind: Option<u16>,
-    /// The rule that decided.
-    pub rule: Rule,
-}
-
-/// What to do with a question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The output is the reply, with this response code.
-    Reply(u8),
-    /// Send it to a resolver.
-    Forward,
-    /// It was no question.
-    Drop,
-}
 
 /// The most forwarded questions at a time.
 const WAITING: u32 = 1024;
@@ -68,7 +37,7 @@ const ROUNDS: usize = 2;
 /// A DNS conversation over a flow (RFC 7766): messages with a length of two bytes before each.
 pub(super) struct Stream {
     server: SocketAddr,
-    input: Vec<u8>,
+    questions: Frames,
     output: Vec<u8>,
     waiting: u32,
     over: bool,
@@ -76,14 +45,12 @@ pub(super) struct Stream {
 
 impl Stream {
     pub fn new(server: SocketAddr) -> Self {
-        Self { server, input: Vec::new(), output: Vec::new(), waiting: 0, over: false }
+        Self { server, questions: Frames::new(LARGEST_QUESTION), output: Vec::new(), waiting: 0, over: false }
     }
 
     fn reply(&mut self, message: &[u8]) {
-        if let Ok(length) = u16::try_from(message.len()) {
-            self.output.extend_from_slice(&length.to_be_bytes());
-            self.output.extend_from_slice(message);
-        }
+        // An answer of ours fits, and a resolver's had a length itself.
+        let _ = frame::append(message, &mut self.output);
     }
 }
 
@@ -103,8 +70,8 @@ struct Exchange {
     outgoing: Vec<u8>,
     attempt: usize,
     fd: OwnedFd,
-    /// Over TCP: what is still to be written, and what was read.
-    stream: Option<(Vec<u8>, Vec<u8>)>,
+    /// Over TCP: what is still to be written, and what was read of the reply.
+    stream: Option<(Vec<u8>, Frames)>,
     deadline: Instant,
 }
 
@@ -163,39 +130,29 @@ impl Worker {
                 output.drain(..count);
             }
             let room = stream.output.len() < STREAM_BACKLOG && stream.waiting < STREAM_WAITING;
-            if room && let Some(message) = whole(&stream.input) {
-                let message: Vec<u8> = stream.input.drain(..2 + message).skip(2).collect();
-                let server = stream.server;
-                let outcome = self.question(&message, Transport::Tcp, server);
-                match outcome {
-                    Outcome::Reply(_) => {
-                        let answer = std::mem::take(&mut self.answer);
-                        if let Some(stream) = self.stream(id) {
-                            stream.reply(&answer);
+            if room && !stream.over {
+                let (questions, server) = (&mut stream.questions, stream.server);
+                let mut message = Ok(None);
+                // One message at a time: what is behind it stays in the ring, and holds the program back.
+                let drained = stack.drain(now, id, |bytes| {
+                    let mut rest = bytes;
+                    message = questions.next(&mut rest).map(|whole| whole.map(<[u8]>::to_vec));
+                    bytes.len() - rest.len()
+                });
+                match drained {
+                    Drained::Some { .. } => {
+                        let good = match message {
+                            Ok(Some(message)) => self.stream_question(id, &message, server),
+                            Ok(None) => true,
+                            Err(_) => false,
+                        };
+                        if good {
+                            continue;
                         }
-                        self.answer = answer;
-                    }
-                    Outcome::Forward => {
-                        if let Some(stream) = self.stream(id) {
-                            stream.waiting += 1;
-                        }
-                        self.forward(Asker::Stream(id), &message);
-                    }
-                    // A peer that speaks something else (RFC 7766 section 8).
-                    Outcome::Drop => {
+                        // A peer that speaks something else (RFC 7766 section 8).
                         self.stack.abort(now, id, &mut &self.queue);
                         return self.close(id, Close::Finished, false);
                     }
-                }
-                continue;
-            }
-            if room && !stream.over {
-                let input = &mut stream.input;
-                match stack.drain(now, id, |bytes| {
-                    input.extend_from_slice(bytes);
-                    bytes.len()
-                }) {
-                    Drained::Some { .. } => continue,
                     Drained::Finished => stream.over = true,
                     Drained::Empty | Drained::Gone => {}
                 }
@@ -208,6 +165,28 @@ impl Worker {
         }
     }
 
+    /// One question of a conversation; false if it was none.
+    fn stream_question(&mut self, id: FlowId, message: &[u8], server: SocketAddr) -> bool {
+        let outcome = self.question(message, Transport::Tcp, server);
+        match outcome {
+            Outcome::Reply(_) => {
+                let answer = std::mem::take(&mut self.answer);
+                if let Some(stream) = self.stream(id) {
+                    stream.reply(&answer);
+                }
+                self.answer = answer;
+            }
+            Outcome::Forward => {
+                if let Some(stream) = self.stream(id) {
+                    stream.waiting += 1;
+                }
+                self.forward(Asker::Stream(id), message);
+            }
+            Outcome::Drop => return false,
+        }
+        true
+    }
+
     fn stream(&mut self, id: FlowId) -> Option<&mut Stream> {
         match &mut self.flow(id)?.stage {
             Stage::Questions(stream) => Some(stream),
@@ -218,19 +197,19 @@ impl Worker {
     /// Answers a question into `self.answer`, and records it.
     fn question(&mut self, query: &[u8], transport: Transport, server: SocketAddr) -> Outcome {
         let Self { names, table, answer, .. } = self;
-        let mut decide = |name: &HostName| Self::decide_name(table, name);
+        let mut decide = |name: &HostName, _: u16| table.decide(&Request::Question(name));
         let answered = names.answer(query, transport, &mut decide, answer);
         let protocol = match transport {
             Transport::Udp => Protocol::Udp,
             Transport::Tcp => Protocol::Tcp,
         };
         let mut record = Record::new(Kind::Question, protocol, answered.rule, self.table.generation);
-        record.name = answered.name;
-        record.question = answered.kind;
+        record.name = Some(answered.name.to_string());
+        record.question = (answered.qtype != 0).then_some(answered.qtype);
         record.address = Some(server.ip());
         record.port = Some(server.port());
         match answered.outcome {
-            Outcome::Reply(code) => record.rcode = Some(code),
+            Outcome::Reply(code) => record.rcode = u8::try_from(code).ok(),
             Outcome::Forward if self.forwarder.waiting() >= WAITING as usize => {
                 record.rule = Rule::LimitQuestions;
                 self.record(record);
@@ -262,8 +241,9 @@ impl Worker {
             let resolver = self.forwarder.resolvers[attempt % count];
             let Ok(fd) = connected(resolver, over_tcp) else { continue };
             let stream = if over_tcp {
-                let length = (outgoing.len() as u16).to_be_bytes();
-                Some(([&length[..], &outgoing].concat(), Vec::new()))
+                let mut output = Vec::new();
+                let _ = frame::append(&outgoing, &mut output); // it had a length itself
+                Some((output, Frames::new(usize::from(u16::MAX))))
             } else {
                 if send(fd.as_raw_fd(), &outgoing, MsgFlags::MSG_NOSIGNAL).is_err() {
                     continue;
@@ -308,7 +288,7 @@ impl Worker {
         let step = loop {
             match step(exchange, readiness) {
                 // A forgery, or a late reply to somebody else: the true one may lie behind it.
-                Step::Reply(reply) if !self.names.matches(&exchange.outgoing, &reply) => {
+                Step::Reply(reply) if !wire::reply_matches(&exchange.outgoing, &reply) => {
                     if exchange.stream.is_some() {
                         break Step::Failed;
                     }
@@ -366,13 +346,6 @@ impl Worker {
     }
 }
 
-/// The length of the first message, if all of it is there.
-fn whole(input: &[u8]) -> Option<usize> {
-    let [high, low, rest @ ..] = input else { return None };
-    let length = usize::from(u16::from_be_bytes([*high, *low]));
-    (rest.len() >= length).then_some(length)
-}
-
 enum Step {
     Wait,
     Failed,
@@ -411,9 +384,8 @@ fn step(exchange: &mut Exchange, readiness: Readiness) -> Step {
         match recv(fd, &mut buffer, MsgFlags::empty()) {
             Ok(0) => return Step::Failed,
             Ok(count) => {
-                input.extend_from_slice(&buffer[..count]);
-                if let Some(length) = whole(input) {
-                    return Step::Reply(input[2..2 + length].to_vec());
+                if let Ok(Some(reply)) = input.next(&mut &buffer[..count]) {
+                    return Step::Reply(reply.to_vec());
                 }
             }
             Err(nix::Error::EAGAIN | nix::Error::EINTR | nix::Error::ENOTCONN) => return Step::Wait,

@@ -43,15 +43,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll as poll_once};
 
 use crate::control::channel::{Channel, ChannelError};
 use crate::control::worker::{FromWarden, ToWarden};
-use crate::flow::{HostName, Refusal};
+use crate::flow::Refusal;
 use crate::log::{Close, End, Kind, Outbox, Protocol, Record};
-use crate::policy::{Rule, Table, Verdict};
+use crate::names::Resolver;
+use crate::policy::{Rule, Table};
 use crate::stack::{Closed, Duration, Event, FlowId, Instant, Limit, Sink, Stack};
 use crate::tun::{self, VNET_HEADER};
 use pump::Flow;
 
-pub use dns::{Answer, Outcome, Transport};
-pub use setup::{Decision, Driver, Ended, Login, Lookup, Names, Setup, WorkerError};
+pub use setup::{Driver, Ended, Login, Setup, WorkerError};
 
 /// How many packets are read before the flows have their turn.
 const BATCH: usize = 64;
@@ -96,7 +96,7 @@ pub struct Worker {
     poll: poll::Poll,
     table: Table,
     driver: Driver,
-    names: Box<dyn Names + Send>,
+    names: Resolver,
     resolvers: Option<Vec<IpAddr>>,
     forwarder: dns::Forwarder,
     flows: Vec<Option<Box<Flow>>>,
@@ -423,13 +423,5 @@ impl Worker {
         let unsent = self.outbox.len();
         self.tell(&ToWarden::Stopped)?;
         Ok(Ended { unsent })
-    }
-
-    /// What policy says of a name in a question.
-    fn decide_name(table: &Table, name: &HostName) -> Decision {
-        match table.decide(&crate::policy::Request::Question(name)) {
-            Verdict::Allow { rule, .. } => Decision { allowed: true, rule },
-            Verdict::Deny { rule, .. } => Decision { allowed: false, rule },
-        }
     }
 }

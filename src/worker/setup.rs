@@ -4,11 +4,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use super::{Answer, Transport};
 use crate::control::channel::Channel;
 use crate::control::worker::{FromWarden, ToWarden};
-use crate::flow::HostName;
-use crate::policy::{Rule, Table};
+use crate::names::Resolver;
+use crate::policy::Table;
 use crate::registry::{Isolation, Kind as NetworkKind, Network};
 use crate::stack;
 
@@ -85,44 +84,6 @@ impl Driver {
     }
 }
 
-/// What an address stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lookup {
-    /// Itself.
-    Address,
-    /// A name that this jail asked for.
-    Name(HostName),
-    /// A pool's address that was never given out: no dial.
-    Unknown,
-}
-
-/// The names of a jail, as a worker needs them; several workers may share one.
-pub trait Names {
-    /// What `address` stands for.
-    fn lookup(&self, address: IpAddr) -> Lookup;
-
-    /// Answers one DNS message into `out`, which is overwritten. `decide` is asked at most once.
-    fn answer(
-        &self,
-        query: &[u8],
-        transport: Transport,
-        decide: &mut dyn FnMut(&HostName) -> Decision,
-        out: &mut Vec<u8>,
-    ) -> Answer;
-
-    /// Whether `reply` answers `query`: the same id and question.
-    fn matches(&self, query: &[u8], reply: &[u8]) -> bool;
-}
-
-/// What policy says of a question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// Whether it may be answered or forwarded.
-    pub allowed: bool,
-    /// The rule that said so.
-    pub rule: Rule,
-}
-
 /// Everything a worker is made of.
 pub struct Setup {
     /// A queue of the TUN, from [`crate::tun::open`].
@@ -134,7 +95,7 @@ pub struct Setup {
     /// The way out.
     pub driver: Driver,
     /// Names and questions.
-    pub names: Box<dyn Names + Send>,
+    pub names: Resolver,
     /// The addresses whose port 53 is answered; `None` is every address, as on networks with a pool.
     pub resolvers: Option<Vec<IpAddr>>,
     /// Where questions are forwarded to (direct).

@@ -5,7 +5,7 @@
 //! whose results it asserts. `in_namespaces` is the only test that does nothing by itself: it is what the other two run.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -15,8 +15,13 @@ use std::time::Duration as Span;
 
 use super::*;
 use crate::control::channel::pair;
+use crate::names::answer::{Carries, Config, Names};
+use crate::names::frame::append;
+use crate::names::hosts::{HostNames, HostsTable};
+use crate::names::pool::Pool;
+use crate::names::testing;
 use crate::overlay::DialError;
-use crate::registry::Id;
+use crate::registry::{Id, NameFamilies};
 use crate::stack;
 
 const HOST4: &str = "203.0.113.7";
@@ -92,43 +97,22 @@ fn in_namespaces() {
     }
 }
 
-/// Names for tests: 198.18.1.N is a name, and questions are answered with their own bytes and a flag.
-struct Echo;
+/// A resolver whose pool has given one address out: 198.18.1.80 is n80.test.
+fn names() -> Resolver {
+    let name = testing::host("n80.test");
+    let from = Pool::new(0).assign(&name).unwrap().v4.to_bits();
+    let pool = Pool::new(Ipv4Addr::new(198, 18, 1, 80).to_bits() - from);
+    assert_eq!(pool.assign(&name).unwrap().v4.to_string(), "198.18.1.80");
+    let carries = Carries { onion: true, i2p: true };
+    let config = Config { own: testing::host("jail"), families: NameFamilies::V4, carries, forwards: false };
+    Resolver::Pool(Names::new(Arc::new(pool), config))
+}
 
-impl Names for Echo {
-    fn lookup(&self, address: IpAddr) -> Lookup {
-        match address {
-            IpAddr::V4(v4) if v4.octets()[..3] == [198, 18, 1] => {
-                Lookup::Name(HostName::parse(&format!("n{}.test", v4.octets()[3])).unwrap())
-            }
-            IpAddr::V4(v4) if v4.octets()[..2] == [198, 18] => Lookup::Unknown,
-            _ => Lookup::Address,
-        }
-    }
-
-    fn answer(
-        &self,
-        query: &[u8],
-        _: Transport,
-        _: &mut dyn FnMut(&HostName) -> Decision,
-        out: &mut Vec<u8>,
-    ) -> Answer {
-        out.clear();
-        let outcome = if query.len() < 12 {
-            Outcome::Drop
-        } else if query.ends_with(b"forward") {
-            Outcome::Forward
-        } else {
-            out.extend_from_slice(query);
-            out[2] |= 0x80;
-            Outcome::Reply(0)
-        };
-        Answer { outcome, name: None, kind: Some(1), rule: Rule::AnsweredHere }
-    }
-
-    fn matches(&self, query: &[u8], reply: &[u8]) -> bool {
-        reply.len() >= 12 && reply[..2] == query[..2]
-    }
+/// A question with this id.
+fn question(id: &[u8; 2], name: &str) -> Vec<u8> {
+    let mut message = testing::question(name, 1);
+    message[..2].copy_from_slice(id);
+    message
 }
 
 /// The host's side: a worker in a thread, with a warden that keeps the records.
@@ -157,7 +141,7 @@ impl Host {
             channel,
             table: Table { generation: 7, network: Id::direct(), direct: false, allow_lan: false, host: Vec::new() },
             driver,
-            names: Box::new(Echo),
+            names: names(),
             resolvers: None,
             upstream_resolvers: Vec::new(),
             connect_timeout: Span::from_secs(5),
@@ -171,7 +155,7 @@ impl Host {
         let warden_loop = thread::spawn(move || {
             loop {
                 match ours.receive() {
-                    Ok((ToWarden::Up, _)) => {}
+                    Ok((ToWarden::Up | ToWarden::Draining, _)) => {}
                     Ok((ToWarden::Dial { id }, _)) => {
                         let fd = socket_to(proxy.unwrap());
                         match fd {
@@ -387,14 +371,18 @@ fn host(name: &str, scenario: &str) {
             });
             thread::spawn(move || {
                 for mut stream in over_tcp.incoming().map_while(Result::ok) {
-                    let mut message = vec![0; 2 + 19];
+                    let mut message = vec![0; 2];
                     stream.read_exact(&mut message).unwrap();
+                    message.resize(2 + usize::from(message[1]), 0);
+                    stream.read_exact(&mut message[2..]).unwrap();
                     message[4] |= 0x80;
                     stream.write_all(&message).unwrap();
                 }
             });
             let silent_at = silent.local_addr().unwrap();
             Host::start(scenario, None, |setup| {
+                setup.names =
+                    Resolver::Host(HostNames::new(HostsTable::default(), testing::host("jail"), vec![], false));
                 setup.resolvers = Some(vec!["198.18.0.1".parse().unwrap()]);
                 setup.upstream_resolvers = vec![silent_at, at];
             })
@@ -543,28 +531,36 @@ fn jail(name: &str) {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             socket.set_read_timeout(Some(PATIENCE)).unwrap();
             for server in ["198.18.0.1", "8.8.8.8"] {
-                socket.send_to(b"0123456789ab question", (server, 53)).unwrap();
+                socket.send_to(&question(b"01", "n80.test"), (server, 53)).unwrap();
                 let mut answer = [0; 100];
                 let (count, from) = socket.recv_from(&mut answer).unwrap();
-                assert_eq!((count, from.to_string()), (21, format!("{server}:53")));
+                assert_eq!((&answer[..2], from.to_string()), (&b"01"[..], format!("{server}:53")));
+                assert!(answer[..count].ends_with(&[198, 18, 1, 80]));
                 // Two in one segment, the second in two pieces.
                 let mut stream = dial(server, 53).unwrap();
-                stream.write_all(b"\x00\x0d0123456789abA\x00\x0d0123").unwrap();
-                stream.write_all(b"456789abB").unwrap();
+                let mut messages = Vec::new();
+                append(&question(b"ab", "n80.test"), &mut messages).unwrap();
+                append(&question(b"cd", "other.test"), &mut messages).unwrap();
+                let (head, tail) = messages.split_at(messages.len() - 7);
+                stream.write_all(head).unwrap();
+                stream.write_all(tail).unwrap();
                 stream.shutdown(Shutdown::Write).unwrap();
                 let mut answers = Vec::new();
                 stream.read_to_end(&mut answers).unwrap();
-                assert_eq!(answers, b"\x00\x0d01\xb23456789abA\x00\x0d01\xb23456789abB");
+                let second = 2 + usize::from(answers[1]);
+                assert_eq!((&answers[2..4], &answers[second + 2..second + 4]), (&b"ab"[..], &b"cd"[..]));
+                assert_eq!(answers.len(), second + 2 + usize::from(answers[second + 1]));
             }
         }
         "forwarded" => {
-            let question = b"ab0123456789forward";
+            let mut question = question(b"ab", "elsewhere.test");
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             socket.set_read_timeout(Some(PATIENCE)).unwrap();
-            socket.send_to(question, ("198.18.0.1", 53)).unwrap();
+            socket.send_to(&question, ("198.18.0.1", 53)).unwrap();
             let mut answer = [0; 100];
             let (count, _) = socket.recv_from(&mut answer).unwrap();
-            assert_eq!(&answer[..count], b"ab\xb0123456789forward", "the second resolver's, under the program's id");
+            question[2] |= 0x80;
+            assert_eq!(&answer[..count], question, "the second resolver's, under the program's id");
             assert_eq!(errno(dial("8.8.8.8", 53)), libc::ENETUNREACH, "port 53 elsewhere is a flow like others");
         }
         "stalled" => {
