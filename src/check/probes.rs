@@ -183,7 +183,11 @@ pub const PROBES: &[Probe] = &[
     layer("pidfd-thread", kernel::pidfd_thread, "a thread with a descriptor table of its own can not connect"),
     layer("sock-diag", kernel::sock_diag, "the owner of a unix socket is found more slowly"),
     layer("landlock", kernel::landlock, "one layer less"),
-    layer("landlock-scopes", kernel::landlock_scopes, "abstract sockets and signals are held by namespaces alone"),
+    layer(
+        "landlock-scopes",
+        kernel::landlock_scopes,
+        "kill(0) in a jail reaches whatever outside shares the caller's process group; abstract sockets are held by one layer less",
+    ),
     layer("keyrings", kernel::keyrings, "no session keyring of its own; the filter alone guards keys"),
     layer("tiocsti", machine::tiocsti, "one layer less before typing into the caller's terminal"),
     layer("core-pattern", machine::core_pattern, "no core dumps of what runs in a jail"),

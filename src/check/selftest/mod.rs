@@ -9,7 +9,9 @@
 //! descriptor or terminal is a launcher's refusal to start the answer itself.
 
 mod gifts;
+mod host;
 mod launch;
+mod process;
 mod victims;
 
 use std::ffi::OsString;
@@ -19,8 +21,8 @@ use serde::Serialize;
 use super::attacks::{Attack, Context, DOORS, Gift, Outcome, Proof, Way};
 pub use launch::Launcher;
 use launch::Reply;
+pub use process::serve as serve_victim;
 use victims::Victims;
-pub use victims::serve as serve_victim;
 
 /// The result of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -4,8 +4,8 @@
 //! and is taken away at the end.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, TcpListener, UdpSocket};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use nix::ifaddrs::getifaddrs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn6, UnixAddr, accept, bind, listen, setsockopt, socket,
@@ -25,7 +24,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 
 use super::SelftestError;
-use crate::check::attacks::{Context, Outcome, Victim};
+use super::host::{host_strings, own_links};
+use crate::check::attacks::{Context, Outcome};
 
 /// The victims while they live.
 #[derive(Debug)]
@@ -406,107 +406,4 @@ fn serve_stream(listener: UnixListener, token: String) {
             let _ = stream.write_all(token.as_bytes());
         }
     });
-}
-
-/// The host's addresses but the loopbacks, and its interfaces with a hardware address.
-fn own_links() -> (Vec<IpAddr>, Vec<(String, String)>) {
-    let (mut addresses, mut links) = (Vec::new(), Vec::new());
-    let Ok(list) = getifaddrs() else { return (addresses, links) };
-    for interface in list {
-        let Some(address) = interface.address else { continue };
-        if let Some(v4) = address.as_sockaddr_in().map(|a| a.ip()).filter(|a| !a.is_loopback()) {
-            addresses.push(v4.into());
-        }
-        // Link-local ones need an interface to be reached, and are the MAC in another form.
-        let v6 = address.as_sockaddr_in6().map(|a| a.ip());
-        if let Some(v6) = v6.filter(|a| !a.is_loopback() && !a.is_unicast_link_local()) {
-            addresses.push(v6.into());
-        }
-        if let Some(mac) = address.as_link_addr().and_then(|link| link.addr()).filter(|mac| *mac != [0; 6]) {
-            links.push((interface.interface_name, mac.map(|b| format!("{b:02x}")).join(":")));
-        }
-    }
-    (addresses, links)
-}
-
-/// Whatever names this machine, as far as this user can read it.
-fn host_strings(addresses: &[IpAddr], links: &[(String, String)], hostname: &str) -> Vec<(String, String)> {
-    let mut strings: Vec<(String, String)> = Vec::new();
-    for (name, mac) in links {
-        strings.push((format!("MAC of {name}"), mac.clone()));
-    }
-    for address in addresses {
-        strings.push((format!("address {address}"), address.to_string()));
-        match address {
-            // /proc/net/route and its kind write addresses in hexadecimal, in the machine's own byte order.
-            IpAddr::V4(v4) => {
-                strings.push((format!("address {address}"), format!("{:08X}", u32::from_ne_bytes(v4.octets()))))
-            }
-            IpAddr::V6(v6) => {
-                strings.push((format!("address {address}"), v6.octets().iter().map(|b| format!("{b:02x}")).collect()))
-            }
-        }
-    }
-    let files = [
-        ("boot id", "/proc/sys/kernel/random/boot_id"),
-        ("machine id", "/etc/machine-id"),
-        ("machine id", "/var/lib/dbus/machine-id"),
-        ("board's UUID", "/sys/class/dmi/id/product_uuid"),
-        ("board's serial number", "/sys/class/dmi/id/product_serial"),
-    ];
-    for (what, path) in files {
-        let text = fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-        if text.len() >= 8 {
-            strings.push((what.into(), text));
-        }
-    }
-    for entry in fs::read_dir("/etc/ssh").into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.extension().is_some_and(|e| e == "pub")
-            && let Some(key) = fs::read_to_string(&path).unwrap_or_default().split(' ').nth(1)
-        {
-            strings.push(("ssh host key".into(), key.to_owned()));
-        }
-    }
-    // A short name is a word of many files; the exact places are cases of their own.
-    if hostname.len() >= 6 && hostname != "localhost" {
-        strings.push(("host name".into(), hostname.to_owned()));
-    }
-    let resolvers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    for resolver in resolvers.lines().filter_map(|line| line.strip_prefix("nameserver")) {
-        strings.push(("resolver".into(), resolver.trim().to_owned()));
-    }
-    strings
-}
-
-/// The victim process: tells on standard output where its secret lies, and lives until standard input ends.
-pub fn serve(socket: &Path) -> i32 {
-    let token = std::env::var("NETJAIL_SELFTEST_TOKEN").unwrap_or_default();
-    let secret: &'static [u8] = Box::leak(token.clone().into_bytes().into_boxed_slice());
-    let _ = fs::remove_file(socket);
-    let (Ok(file), Ok(tcp), Ok(unix)) =
-        (fs::File::open("secret"), TcpListener::bind((Ipv4Addr::LOCALHOST, 0)), UnixListener::bind(socket))
-    else {
-        return 1;
-    };
-    // Yama lets only descendants be traced unless the process itself agrees.
-    // SAFETY: integers.
-    unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::c_ulong::MAX) };
-    let victim = Victim {
-        pid: std::process::id() as i32,
-        address: secret.as_ptr() as u64,
-        file: file.as_raw_fd(),
-        listener: tcp.as_raw_fd(),
-    };
-    println!("{}", serde_json::to_string(&victim).unwrap_or_default());
-    // Connections stay open: their peer is this process.
-    std::thread::spawn(move || {
-        let mut open = Vec::new();
-        for mut stream in unix.incoming().flatten() {
-            let _ = stream.write_all(token.as_bytes());
-            open.push(stream);
-        }
-    });
-    let _ = io::stdin().read_to_end(&mut Vec::new());
-    0
 }
