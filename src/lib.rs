@@ -20,7 +20,12 @@ pub mod tun;
 pub mod worker;
 
 /// Runs the program and returns its exit status.
-pub fn start() -> i32 {
+///
+/// # Safety
+/// To be called by `main`, with its own arguments.
+pub unsafe fn start(count: i32, words: *mut *mut std::ffi::c_char) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { roles::title::remember(count, words) };
     let ignored = jail::payload::ignored_signals();
     roles::streams::fill_holes();
     cli::main(ignored)

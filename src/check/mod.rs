@@ -33,8 +33,8 @@ pub fn explain_failure() -> Option<String> {
         if let Some(remedy) = &row.remedy {
             text.push_str(&format!("\n    repair: {remedy}"));
         }
-        if let Some(name) = row.accept {
-            text.push_str(&format!("\n    or accept its absence: --accept-missing {name} ({})", row.cost));
+        if let Some(flag) = row.accept {
+            text.push_str(&format!("\n    or accept its absence: {flag} ({})", row.cost));
         }
     }
     if let Some(advice) = container::advice() {

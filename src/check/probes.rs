@@ -1,6 +1,6 @@
 //! The table: everything of kernel, settings and devices that a jail needs or uses.
 //!
-//! *Required*: without it no jail is built; where a name is given, `--accept-missing NAME` builds one all the same, at the
+//! *Required*: without it no jail is built; where a flag is given, that flag of `run` builds one all the same, at the
 //! cost that the row says. *Layer*: a protection or a speed on top of others that stand without it; its lack is a note.
 //!
 //! A probe tries the thing itself wherever that can be done without leaving a trace. Rows depend on each other (no /dev/net/tun
@@ -18,7 +18,7 @@ use super::{kernel, machine, namespaces};
 pub enum Need {
     /// No jail without it.
     Required,
-    /// No jail without it, but for `--accept-missing` with this name.
+    /// No jail without it, but with this flag of `run`.
     Acceptable(&'static str),
     /// One layer or one speed less.
     Layer,
@@ -101,7 +101,7 @@ pub struct Row {
     pub state: State,
     /// Whether a jail requires it.
     pub required: bool,
-    /// The name for `--accept-missing`, where its absence can be accepted.
+    /// The flag of `run` that accepts its absence, where there is one.
     pub accept: Option<&'static str>,
     /// The finding in words.
     pub found: String,
@@ -123,7 +123,7 @@ impl Probe {
     pub fn run(&self) -> Row {
         let Finding { state, found, remedy } = (self.attempt)();
         let accept = match self.need {
-            Need::Acceptable(name) => Some(name),
+            Need::Acceptable(flag) => Some(flag),
             Need::Required | Need::Layer => None,
         };
         let required = self.need.is_required();
@@ -135,8 +135,8 @@ const fn required(name: &'static str, attempt: fn() -> Finding, cost: &'static s
     Probe { name, need: Need::Required, cost, attempt }
 }
 
-const fn acceptable(name: &'static str, attempt: fn() -> Finding, cost: &'static str) -> Probe {
-    Probe { name, need: Need::Acceptable(name), cost, attempt }
+const fn acceptable(name: &'static str, flag: &'static str, attempt: fn() -> Finding, cost: &'static str) -> Probe {
+    Probe { name, need: Need::Acceptable(flag), cost, attempt }
 }
 
 const fn layer(name: &'static str, attempt: fn() -> Finding, cost: &'static str) -> Probe {
@@ -167,14 +167,14 @@ pub const PROBES: &[Probe] = &[
     required("tun-device", machine::tun_device, NO_JAIL),
     required("tun-works", namespaces::tun_works, NO_JAIL),
     required("mount-api", namespaces::mount_api, "the jail's file system can not be built"),
-    acceptable("fresh-proc", namespaces::fresh_proc, "with --proc host-masked the jail sees the outer processes"),
+    acceptable("fresh-proc", "--proc host-masked", namespaces::fresh_proc, "the jail sees the outer processes"),
     layer("fresh-sysfs", namespaces::fresh_sysfs, "/sys is empty inside"),
     layer("overlay", namespaces::overlay, "/etc and /tmp inside are plain copies or empty, not views of the host's"),
     required("no-new-privs", kernel::no_new_privs, "set-user-id programs would gain privileges"),
     required("clone3", kernel::clone3, NO_JAIL),
     required("close-range", kernel::close_range, "descriptors could be inherited"),
     required("seccomp", kernel::seccomp, "kernel-global facilities (vsock, io_uring, keyrings) stay open"),
-    acceptable("seccomp-notify", kernel::seccomp_notify, NO_MEDIATION),
+    required("seccomp-notify", kernel::seccomp_notify, NO_MEDIATION),
     required("pidfd-getfd", kernel::pidfd_getfd, NO_MEDIATION),
     required("process-vm", kernel::process_vm, NO_MEDIATION),
     required("yama", machine::yama, NO_MEDIATION),

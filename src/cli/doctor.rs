@@ -39,8 +39,8 @@ fn print(rows: &[Row]) {
         if let Some(remedy) = &row.remedy {
             println!("  repair: {remedy}");
         }
-        if let Some(name) = row.accept {
-            println!("  accept: netjail run --accept-missing {name}");
+        if let Some(flag) = row.accept {
+            println!("  accept: netjail run {flag}");
         }
     }
     let missing = rows.iter().filter(|row| row.is_fatal()).count();

@@ -15,6 +15,7 @@ pub mod mediator;
 pub mod relay;
 pub mod streams;
 pub mod terminal;
+pub mod title;
 pub mod usher;
 pub mod warden;
 

@@ -83,7 +83,7 @@ fn relay(number: usize) -> io::Result<Pid> {
     let socket = standard(number).try_clone_to_owned()?;
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
     // SAFETY: front is single-threaded.
-    match unsafe { fork::role(c"nj-stream", Bond::Finishes) }? {
+    match unsafe { fork::role(c"nj-stream", Bond::DiesWithParent) }? {
         Side::Child => {
             let _ = fork::leave_streams();
             if number == 0 {

@@ -23,6 +23,7 @@ mod folders;
 mod masks;
 mod plan;
 mod proc;
+pub mod reopen;
 mod root;
 mod system;
 mod table;

@@ -41,6 +41,8 @@ pub struct Options {
     /// RLIMIT_CORE is what keeps the host's piped core_pattern from running a program outside for the jail
     /// ([`crate::jail::core_dumps`]), so no program may change it.
     pub core_limit_is_fixed: bool,
+    /// The kernel has no Landlock scopes to keep signals in the jail, whose command is in its caller's process group.
+    pub refuse_group_signals: bool,
 }
 
 /// `IPPROTO_MPTCP`.
@@ -51,6 +53,9 @@ const TYPE_MASK: u32 = 0xf;
 const TCP_ULP: u32 = 31;
 /// Lengths from here on are no unix address (`sizeof(struct sockaddr_un)` is 110).
 const UNIX_ADDRESS_END: u32 = 111;
+
+/// `PIDFD_SIGNAL_PROCESS_GROUP` (Linux 6.9).
+const PIDFD_SIGNAL_PROCESS_GROUP: u32 = 1 << 2;
 
 /// Calls that libc has no constant for yet; numbers above 423 are the same on all architectures.
 const STATMOUNT: Call = Call { name: "statmount", number: 457 };
@@ -180,6 +185,24 @@ pub fn policy(options: Options) -> Policy {
             why: "The kernel's log names addresses, devices and mounts of the host.",
         },
     ];
+    if options.refuse_group_signals {
+        let why = "kill(0) reaches the whole process group, and the caller's shell script or CI job is in it: a pid \
+                   namespace does not stop that, Landlock scopes (Linux 6.12) do.";
+        rows.push(Row {
+            calls: calls![SYS_kill],
+            rule: Rule::when(Verdict::Errno(EPERM), vec![vec![is(0, 0)]], Verdict::Allow),
+            why,
+        });
+        rows.push(Row {
+            calls: calls![SYS_pidfd_send_signal],
+            rule: Rule::when(
+                Verdict::Errno(EPERM),
+                vec![vec![(Field::Low(3), Test::AnyOf(PIDFD_SIGNAL_PROCESS_GROUP))]],
+                Verdict::Allow,
+            ),
+            why,
+        });
+    }
     if options.core_limit_is_fixed {
         let core = libc::RLIMIT_CORE;
         let why = "With a piped core_pattern the kernel runs a program outside for whoever dumps core, and feeds it the jail's \

@@ -10,15 +10,24 @@ use super::{Ends, Plan};
 use crate::control::messages::{FrontToInit, InitToFront, InitToWarden, Note, Refusal, WardenToInit};
 use crate::jail::payload::ignore;
 use crate::jail::{landlock, mounts, namespaces, network};
+use crate::roles::title;
 use crate::tun;
 
 fn stage(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
     move |e| Refusal(format!("can not build the jail: {what}: {e}"))
 }
 
+/// What turned out while it was built.
+#[derive(Clone, Copy, Debug)]
+pub struct Built {
+    /// Signals of the jail stay in it, by Landlock.
+    pub scoped: bool,
+}
+
 /// Builds it, then waits for the warden.
-pub fn build(plan: &Plan, ends: &Ends) -> Result<(), Refusal> {
+pub fn build(plan: &Plan, ends: &Ends) -> Result<Built, Refusal> {
     let _ = prctl::set_name(c"nj-init");
+    title::hide();
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| stage("tie it to its supervisor")(&e))?;
     for signal in [
         Signal::SIGINT,
@@ -48,6 +57,9 @@ pub fn build(plan: &Plan, ends: &Ends) -> Result<(), Refusal> {
     ends.warden.send_with(&InitToWarden::Queues, &descriptors).map_err(|e| stage("hand the device out")(&e))?;
     drop(queues);
 
+    for &number in [0, 1, 2].iter().chain(&plan.setting.kept) {
+        mounts::reopen::read_only(number).map_err(|e| Refusal(e.to_string()))?;
+    }
     plan.view.identity.set_uts().map_err(|e| Refusal(e.to_string()))?;
     let notes = mounts::build(&plan.view).map_err(|e| Refusal(e.to_string()))?;
     let important = |note: &mounts::Note| {
@@ -55,15 +67,17 @@ pub fn build(plan: &Plan, ends: &Ends) -> Result<(), Refusal> {
     };
     let mut notes: Vec<Note> =
         notes.iter().map(|note| Note { text: note.to_string(), important: important(note) }).collect();
-    if !landlock::scope().is_ok_and(|applied| applied) {
-        let text = "this kernel has no Landlock scopes (Linux 6.12): one layer less".into();
-        notes.push(Note { text, important: false });
+    let scoped = landlock::scope().is_ok_and(|applied| applied);
+    if !scoped {
+        let text = "this kernel has no Landlock scopes (Linux 6.12), so kill(0) is refused in the jail: the caller is in the \
+                    same process group";
+        notes.push(Note { text: text.into(), important: false });
     }
     if !notes.is_empty() {
         tell_front(ends, &InitToFront::Notes(notes))?;
     }
     match ends.warden.receive() {
-        Ok((WardenToInit::Ready, _)) => Ok(()),
+        Ok((WardenToInit::Ready, _)) => Ok(Built { scoped }),
         Ok((WardenToInit::Failed(refusal), _)) => Err(refusal),
         Ok(_) | Err(_) => {
             Err(Refusal("the jail's warden died while the jail was being built; nothing was started".into()))

@@ -43,9 +43,12 @@ pub struct Ends {
 }
 
 /// The main loop; never returns.
-pub fn run(plan: Plan, ends: Ends) -> ! {
+pub fn run(mut plan: Plan, ends: Ends) -> ! {
     let status = match build::build(&plan, &ends) {
-        Ok(()) => Running::new(plan, ends).until_the_end(),
+        Ok(built) => {
+            plan.filter.refuse_group_signals = !built.scoped;
+            Running::new(plan, ends).until_the_end()
+        }
         Err(Refusal(text)) => {
             let _ = ends.front.send(&InitToFront::Failed(Refusal(text)));
             1

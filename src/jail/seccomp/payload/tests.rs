@@ -7,7 +7,13 @@ fn all_options() -> Vec<Options> {
     for sockets in [Sockets::None, Sockets::Jail, Sockets::Host] {
         for allow_datagrams in [false, true] {
             for nested_sandbox in [false, true] {
-                all.push(Options { sockets, allow_datagrams, nested_sandbox, core_limit_is_fixed: nested_sandbox });
+                all.push(Options {
+                    sockets,
+                    allow_datagrams,
+                    nested_sandbox,
+                    core_limit_is_fixed: nested_sandbox,
+                    refuse_group_signals: allow_datagrams,
+                });
             }
         }
     }
@@ -99,8 +105,13 @@ fn connect_is_mediated_in_the_jail_and_nowhere_else() {
 
 #[test]
 fn without_sockets_only_a_stream_pair_is_left_of_af_unix() {
-    let none =
-        Options { sockets: Sockets::None, allow_datagrams: true, nested_sandbox: false, core_limit_is_fixed: true };
+    let none = Options {
+        sockets: Sockets::None,
+        allow_datagrams: true,
+        nested_sandbox: false,
+        core_limit_is_fixed: true,
+        refuse_group_signals: true,
+    };
     for kind in [SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET] {
         let arguments = [AF_UNIX as u64, kind as u64, 0, 0, 0, 0];
         assert_eq!(ask(none, libc::SYS_socket, arguments), Verdict::Errno(EAFNOSUPPORT));
