@@ -192,3 +192,41 @@ fn a_transfer_on_direct_is_whole_at_both_mtus() {
         assert_eq!(web.record.end_of(0).end, "eof");
     }
 }
+
+#[test]
+fn a_change_of_the_hosts_names_resolvers_and_addresses_is_followed_by_every_worker() {
+    require!(Host::lack().is_none(), "{}", Host::lack().unwrap());
+    let host = Host::new();
+    let asked = host.datagrams("internet", "203.0.113.5:53");
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((count, from)) = asked.recv_from(&mut buffer) {
+            buffer[2] |= 0x80;
+            buffer[3] = 3; // NXDOMAIN
+            asked.send_to(&buffer[..count], from).unwrap();
+        }
+    });
+    let jail = Jail::new().inside(&host).with(&["--workers", "2", "--log", "log"]);
+    let probe = lab::tool("probe");
+    // Each loop ends when the change has been seen; ten times in a row is both workers.
+    let line = format!(
+        "{probe} resolve hostsfile.lab; echo begun; read x
+         n=0; while [ $n -lt 10 ]; do case $({probe} resolve hostsfile.lab) in *198.51.100.77*) n=$((n+1));; *) n=0;; esac; done
+         echo hosts; read x
+         until {probe} ask 198.18.0.1 other.lab A | grep -q -i nxdomain; do :; done
+         echo resolver; read x
+         until {probe} connect 203.0.113.99:80 | grep -q ENETUNREACH; do :; done"
+    );
+    let mut running = jail.start("nil", &["sh", "-c", &line]);
+    let out = running.until("begun");
+    assert!(out.contains(WEB), "{out}");
+    host.write("hosts", "127.0.0.1 localhost\n198.51.100.77 hostsfile.lab\n");
+    running.say("on\n");
+    running.until("hosts");
+    host.write("resolv.conf", "nameserver 203.0.113.5\n");
+    running.say("on\n");
+    running.until("resolver");
+    host.act("host", "ip addr add 203.0.113.99/32 dev lo");
+    running.say("on\n");
+    running.finish().good();
+}

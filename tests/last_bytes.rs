@@ -76,7 +76,7 @@ fn an_idle_connection_and_a_pending_dial_do_not_delay_the_end() {
     });
     let jail = Jail::socks5(proxy.addr, "");
     let probe = lab::tool("probe");
-    let line = format!("{probe} idle some.test:80 <&0 & {probe} idle some.test:81 <&0 & read x");
+    let line = format!("sleep 99 | {probe} idle some.test:80 & sleep 99 | {probe} idle some.test:81 & read x");
     let mut running = jail.start("app:proxy", &["sh", "-c", &line]);
     proxy.wait_asked(2);
     let begun = Instant::now();

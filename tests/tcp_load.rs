@@ -71,7 +71,7 @@ fn a_stalled_program_holds_the_server_back() {
     let mut running = jail.start_probe(&["idle", TARGETS[0]]);
     running.until("idle");
     proxy.wait_asked(1);
-    let relay = relay_of(running.pid());
+    let relay = lab::child::role(running.pid(), "nj-relay");
     let before = rss(relay);
     // The server floods all this time: a state that must *not* come has no event to wait for.
     std::thread::sleep(Duration::from_secs(2));
@@ -152,12 +152,6 @@ fn three_thousand_connections_in_sequence_leave_no_descriptor_behind() {
     }
     running.say("done\n");
     running.finish().good();
-}
-
-fn relay_of(front: i32) -> i32 {
-    lab::wait_for("the relay", Duration::from_secs(10), || {
-        lab::child::tree(front).into_iter().find(|(_, comm)| comm == "nj-relay").map(|(pid, _)| pid)
-    })
 }
 
 /// Resident memory in KB.

@@ -174,7 +174,7 @@ pub struct RelaySetup {
 }
 
 /// What a relay must know of the host to answer with real addresses; it opens no file itself. Empty on other networks.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostView {
     /// The host's name, which no jail learns.
     pub name: String,

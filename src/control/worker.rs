@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::messages::HostView;
 use crate::log::Batch;
 use crate::overlay::DialError;
 use crate::policy::Table;
@@ -61,6 +62,9 @@ pub enum FromWarden {
     },
     /// A new generation decides from now on.
     Table(Table),
+    /// The host has other resolvers, names or addresses (those are in a [`Table`](FromWarden::Table) before it). One
+    /// descriptor lies beside this message: a memory file of this worker's own with the text of the host's hosts file.
+    Host(HostView),
     /// The jail's tree is dead: deliver what its programs wrote before they ended (their sockets live on in the kernel, as
     /// they would without a jail), then leave the device to its namespace and end.
     Stop,

@@ -145,6 +145,11 @@ impl HostNames {
         Self { table, locals: Locals::new(own), host, allow_lan }
     }
 
+    /// The host's file or addresses are others now.
+    pub fn follow(&mut self, table: HostsTable, host: Vec<OwnAddress>) {
+        (self.table, self.host) = (table, host);
+    }
+
     /// Answers one message, as [`super::answer::Names::answer`] does, or says that it is to be forwarded.
     pub fn answer<'t>(
         &self,

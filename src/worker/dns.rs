@@ -87,6 +87,11 @@ impl Forwarder {
         Self { resolvers, exchanges: Vec::new(), free: Vec::new() }
     }
 
+    /// Asks these from now on; what is under way goes on with them at its next attempt.
+    pub fn ask(&mut self, resolvers: Vec<SocketAddr>) {
+        self.resolvers = resolvers;
+    }
+
     pub fn next_deadline(&self) -> Option<Instant> {
         self.exchanges.iter().flatten().map(|exchange| exchange.deadline).min()
     }

@@ -18,7 +18,7 @@
 //!
 //! # System calls
 //! After start-up ([`Worker::new`]) only these are made, so that the relay's cage can allow nothing else:
-//! read and write (the TUN; a connected DNS socket), recvfrom and sendto without an address (flows), recvmsg and sendmsg
+//! read and write (the TUN; a connected DNS socket; a memory file of the warden's), recvfrom and sendto without an address (flows), recvmsg and sendmsg
 //! (the channel), epoll_ctl and epoll_wait (or epoll_pwait), close, shutdown, getsockopt (SOL_SOCKET, SO_ERROR), setsockopt
 //! ((IPPROTO_TCP, TCP_NODELAY), (SOL_SOCKET, SO_KEEPALIVE), (SOL_SOCKET, SO_OOBINLINE), (SOL_SOCKET, SO_LINGER)), mmap,
 //! poll (the channel, at the end), munmap, madvise, mremap, brk, clock_gettime, getrandom, and one ioctl (TUNSETPERSIST) at the end. For direct also socket
@@ -34,6 +34,8 @@ mod setup;
 mod tests;
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Read;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant as Clock;
@@ -42,10 +44,12 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll as poll_once};
 
 use crate::control::channel::{Channel, ChannelError};
+use crate::control::messages::HostView;
 use crate::control::worker::{FromWarden, ToWarden};
 use crate::flow::Refusal;
 use crate::log::{Close, End, Kind, Outbox, Protocol, Record};
 use crate::names::Resolver;
+use crate::names::hosts::HostsTable;
 use crate::policy::{Rule, Table};
 use crate::stack::{Closed, Duration, Event, FlowId, Instant, Limit, Sink, Stack};
 use crate::tun::{self, VNET_HEADER};
@@ -256,6 +260,7 @@ impl Worker {
                     }
                     FromWarden::DialFailed { id, error } => self.dial_failed(FlowId::from_bits(id), error),
                     FromWarden::Table(table) => self.table = table,
+                    FromWarden::Host(view) => self.follow_host(view, descriptors),
                     FromWarden::Stop => self.begin_drain(),
                     FromWarden::Abandon => {
                         self.over = true;
@@ -270,6 +275,18 @@ impl Worker {
                 Err(ChannelError::Io(source)) => return Err(WorkerError::System { step: "recvmsg", source }),
             }
         }
+    }
+
+    /// The host's names and resolvers are others now (direct).
+    fn follow_host(&mut self, view: HostView, descriptors: Vec<OwnedFd>) {
+        let Resolver::Host(names) = &mut self.names else { return };
+        let mut text = Vec::new();
+        if let Some(file) = descriptors.into_iter().next()
+            && File::from(file).read_to_end(&mut text).is_ok()
+        {
+            names.follow(HostsTable::parse(&text, &view.name), self.table.host.clone());
+        }
+        self.forwarder.ask(view.resolvers);
     }
 
     /// Sends a message; false if there is no room for it now.

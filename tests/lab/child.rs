@@ -40,6 +40,13 @@ pub fn spawn(mut command: Command) -> std::io::Result<Child> {
     reply.recv().unwrap()
 }
 
+/// One of netjail's processes, by the name it gives itself (`nj-relay`), below the front with this pid.
+pub fn role(front: i32, name: &str) -> i32 {
+    super::wait_for(name, Duration::from_secs(10), || {
+        tree(front).into_iter().find(|(_, comm)| comm == name).map(|(pid, _)| pid)
+    })
+}
+
 /// A child whose output is being collected.
 pub struct Running {
     child: Child,

@@ -39,7 +39,7 @@ pub struct Host {
     socket: Mutex<OwnedFd>,
     host: i32,
     internet: i32,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Host {
@@ -71,7 +71,7 @@ impl Host {
         let agent = super::child::spawn(command).unwrap();
         let timeout = nix::sys::time::TimeVal::new(20, 0);
         nix::sys::socket::setsockopt(&here, nix::sys::socket::sockopt::ReceiveTimeout, &timeout).unwrap();
-        let mut lab = Self { agent, socket: Mutex::new(here), host: 0, internet: 0, _folder: folder };
+        let mut lab = Self { agent, socket: Mutex::new(here), host: 0, internet: 0, folder };
         let pids = lab.ask("pids").0;
         let mut pids = pids.split_whitespace().map(|p| p.parse().unwrap());
         lab.host = pids.next().unwrap();
@@ -92,6 +92,16 @@ impl Host {
     /// A datagram socket on the host or in the internet.
     pub fn datagrams(&self, place: &str, addr: &str) -> UdpSocket {
         UdpSocket::from(self.ask(&format!("{place} udp {addr}")).1.expect("a socket"))
+    }
+
+    /// Runs a command as the one who owns the namespaces: `host` or `internet`.
+    pub fn act(&self, place: &str, words: &str) {
+        self.ask(&format!("{place} run {words}"));
+    }
+
+    /// Overwrites the host's `resolv.conf` or `hosts`.
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.folder.path().join(name), text).unwrap();
     }
 
     /// A command in the internet, as the user who runs the tests.

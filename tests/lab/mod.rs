@@ -10,6 +10,8 @@
 
 pub mod child;
 pub mod host;
+#[cfg(target_arch = "x86_64")]
+pub mod inject;
 pub mod jail;
 pub mod proxy;
 pub mod pty;

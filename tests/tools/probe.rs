@@ -17,7 +17,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
 const USAGE: &str = "probe connect ADDR | hold ADDR MS | echo ADDR TEXT | halfclose ADDR | late ADDR BYTES | send ADDR BYTES | rst ADDR | \
-                     idle ADDR | read ADDR | oob ADDR | stall ADDR | bulk ADDR MIB SEED | upload ADDR MIB SEED | many ADDR N | sequence ADDR N | udp ADDR | \
+                     idle ADDR | read ADDR | oob ADDR | stall ADDR | bulk ADDR MIB SEED | upload ADDR MIB SEED | many ADDR N | crowd ADDR N | sequence ADDR N | udp ADDR | \
                      resolve NAME | ask SERVER NAME TYPE [udp|tcp] [edns BYTES] | raw SERVER HEX [udp|tcp]";
 
 fn main() {
@@ -38,6 +38,7 @@ fn main() {
         ["bulk", addr, mib, seed] => bulk::both_ways(&addrs(addr), number(mib), number(seed)),
         ["upload", addr, mib, seed] => bulk::upload(&addrs(addr), number(mib), number(seed)),
         ["many", addr, n] => tcp::many(&addrs(addr), number(n)),
+        ["crowd", addr, n] => tcp::crowd(&addrs(addr), number(n)),
         ["sequence", addr, n] => tcp::sequence(&addrs(addr), number(n)),
         ["udp", addr] => tcp::udp(&addrs(addr)),
         ["resolve", name] => dns::resolve(name),

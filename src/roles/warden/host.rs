@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
@@ -39,17 +40,22 @@ impl Changes {
         // RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR of rtnetlink(7).
         bind(links.as_raw_fd(), &NetlinkAddr::new(0, 0x10 | 0x100))?;
         let files = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        let changes = Self { links, files };
+        changes.watch_files();
+        Ok(changes)
+    }
+
+    /// Watches the folders, for a file that is replaced by a rename takes its own watch away with it; and the files, for a
+    /// file that is mounted there (as containers do) is written in another folder. Watching what is watched changes nothing.
+    fn watch_files(&self) {
         let news = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE;
-        // The folders: a file that is replaced by a rename takes its own watch away with it.
-        let mut folders = vec!["/etc".into()];
-        if let Some(folder) = fs::canonicalize("/etc/resolv.conf").ok().and_then(|p| p.parent().map(ToOwned::to_owned))
-        {
-            folders.push(folder);
+        for file in ["/etc/resolv.conf", "/etc/hosts"] {
+            let _ = self.files.add_watch(file, AddWatchFlags::IN_CLOSE_WRITE);
+            let real = fs::canonicalize(file).ok();
+            for folder in [Path::new(file).parent(), real.as_deref().and_then(Path::parent)].into_iter().flatten() {
+                let _ = self.files.add_watch(folder, news);
+            }
         }
-        for folder in folders {
-            let _ = files.add_watch(&folder, news);
-        }
-        Ok(Self { links, files })
     }
 
     /// What to poll.
@@ -58,16 +64,20 @@ impl Changes {
     }
 
     /// Takes the news; whether any of it may matter.
-    pub fn take(&self) -> bool {
+    pub fn take(&mut self) -> bool {
         let mut any = false;
         let mut buffer = [0; 4096];
         while recv(self.links.as_raw_fd(), &mut buffer, MsgFlags::empty()).is_ok_and(|count| count > 0) {
             any = true;
         }
         while let Ok(events) = self.files.read_events() {
-            any |= events.iter().any(|e| {
-                e.name.as_ref().is_some_and(|n| n == "resolv.conf" || n == "hosts" || n == "stub-resolv.conf")
-            });
+            // An event without a name is a file's own.
+            any |= events
+                .iter()
+                .any(|e| e.name.as_ref().is_none_or(|n| n == "resolv.conf" || n == "hosts" || n == "stub-resolv.conf"));
+        }
+        if any {
+            self.watch_files();
         }
         any
     }

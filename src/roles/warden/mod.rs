@@ -465,13 +465,17 @@ impl Warden {
 
     /// The host's addresses, hosts file or resolvers may be others now.
     fn host_changed(&mut self) {
-        if !self.changes.as_ref().is_some_and(Changes::take) {
+        if !self.changes.as_mut().is_some_and(Changes::take) {
             return;
         }
         self.chosen.read_host();
-        let table = self.chosen.table();
+        let (table, host) = (self.chosen.table(), self.chosen.host());
         for worker in self.workers.iter().flatten() {
             let _ = worker.send(&FromWarden::Table(table.clone()));
+            // One for each: they would read from one place in it.
+            if let Ok(hosts) = self.chosen.hosts_file() {
+                let _ = worker.send_with(&FromWarden::Host(host.clone()), &[hosts.as_fd()]);
+            }
         }
     }
 

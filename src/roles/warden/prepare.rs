@@ -177,6 +177,11 @@ impl Chosen {
         Ok(file.into())
     }
 
+    /// The host's names and resolvers, as they were read last.
+    pub fn host(&self) -> HostView {
+        self.host.clone()
+    }
+
     /// This generation's rules.
     pub fn table(&self) -> Table {
         Table {

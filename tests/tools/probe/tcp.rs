@@ -207,6 +207,24 @@ pub fn many(addrs: &[SocketAddr], n: u64) {
     println!("echoed {good}");
 }
 
+/// `n` connections that have each had an echoed byte and are idle, until a word comes.
+pub fn crowd(addrs: &[SocketAddr], n: u64) {
+    raise_descriptor_limit();
+    let mut streams = Vec::new();
+    for _ in 0..n {
+        let mut stream = TcpStream::connect(addrs[0]).unwrap();
+        stream.write_all(b"x").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        streams.push(stream);
+        if streams.len() == 1 {
+            println!("first");
+            std::io::stdin().read_line(&mut String::new()).unwrap();
+        }
+    }
+    println!("crowd {}", streams.len());
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
 /// `n` connections one after the other; waits for a word at the end, so that the test can count descriptors.
 pub fn sequence(addrs: &[SocketAddr], n: u64) {
     let mut good = 0;
