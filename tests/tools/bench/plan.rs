@@ -270,6 +270,9 @@ fn measure(options: &Options, variant: &Variant, client: &[String]) -> io::Resul
     let bulk = matches!(client.get(2).map(String::as_str), Some("up" | "down"));
     let bytes = if bulk { Some(running.number(options, "bytes")?) } else { None };
     let cpu = processes::cpu(running.launcher()) - before;
+    if let Some(input) = running.child.stdin.as_mut().filter(|_| bulk) {
+        input.write_all(b"\n")?;
+    }
     let figure = running.number(options, "result")?;
     running.end()?;
     Ok((figure, bytes.map(|bytes| cpu / (bytes / 1e9))))
