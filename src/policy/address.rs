@@ -18,11 +18,11 @@ pub const JAIL_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(198, 18, 0, 0), 1
 /// The IPv6 addresses of every jail (a unique local prefix, RFC 4193).
 pub const JAIL_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd6e, 0x6a61, 0x696c, 0, 0, 0, 0, 0), 64);
 
-/// An address of the host, with the prefix that is on its link.
+/// An address of the host, or a prefix that it takes for itself, with the prefix that is on its link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnAddress {
-    /// The address.
-    pub address: IpAddr,
+    /// The address, or all of these addresses.
+    pub address: IpNet,
     /// What the interface reaches without a router.
     pub on_link: IpNet,
 }
@@ -90,7 +90,7 @@ fn judge_one(ip: IpAddr, host: &[OwnAddress]) -> Rule {
     if let Some(rule) = always {
         return rule;
     }
-    if host.iter().any(|own| own.address == ip) {
+    if host.iter().any(|own| own.address.contains(&ip)) {
         return Rule::HostAddress;
     }
     if let IpAddr::V4(v4) = ip

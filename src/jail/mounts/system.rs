@@ -82,12 +82,14 @@ pub fn dev(view: &mut View<'_>) -> Result<(), MountError> {
     view.bind_closing(Stage::Dev, "dev", "/dev")?;
     for name in DEVICES {
         let path = Path::new("/dev").join(name);
-        view.bind(Stage::Dev, &path, &path, 0)?;
+        // The inode is the host's own, and root's payload owns it: on a read-only mount a device can be read and written,
+        // but not chmod(2)ed (`chmod 600 /dev/null` reached every process outside).
+        view.bind(Stage::Dev, &path, &path, READ_ONLY)?;
     }
     if let Some(terminal) = terminal {
         // ttyname(3) finds the caller's terminal here, since its number means nothing in the jail's own devpts. A terminal
         // that can't be bound (another devpts) costs only that name.
-        let _ = view.bind(Stage::Dev, terminal, "/dev/console", 0);
+        let _ = view.bind(Stage::Dev, terminal, "/dev/console", READ_ONLY);
     }
     view.bind(Stage::Dev, "shm", "/dev/shm", NO_SUID | NO_DEV)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;

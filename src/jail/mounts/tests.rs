@@ -63,6 +63,11 @@ fn only_six_devices_a_pty_and_shared_memory_exist() {
                 assert!(!Path::new(gone).exists(), "{gone}");
             }
             fs::write("/dev/null", "x").unwrap();
+            // Root's payload owns the host's inode.
+            for device in ["/dev/null", "/dev/tty", "/dev/urandom"] {
+                let mode = fs::metadata(device).unwrap().permissions();
+                assert_eq!(errno(fs::set_permissions(device, mode)), Errno::EROFS, "{device}");
+            }
             assert_eq!(fs::File::open("/dev/urandom").unwrap().read(&mut [0; 8]).unwrap(), 8);
             fs::write("/dev/shm/x", "x").unwrap();
             assert_eq!(errno(fs::write("/dev/new", "")), Errno::EROFS);

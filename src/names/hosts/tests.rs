@@ -30,7 +30,7 @@ fn names(allow_lan: bool) -> HostNames {
 
 fn own_addresses() -> Vec<OwnAddress> {
     let own = |address: &str, on_link: &str| OwnAddress {
-        address: address.parse().unwrap(),
+        address: address.parse::<std::net::IpAddr>().unwrap().into(),
         on_link: on_link.parse().unwrap(),
     };
     vec![own("203.0.113.5", "203.0.113.0/29"), own("192.0.2.3", "192.0.2.3/32")]

@@ -7,7 +7,7 @@ use crate::flow::Refusal;
 
 fn direct(allow_lan: bool) -> Table {
     let own = |address: &str, on_link: &str| OwnAddress {
-        address: address.parse().unwrap(),
+        address: address.parse::<std::net::IpAddr>().unwrap().into(),
         on_link: on_link.parse().unwrap(),
     };
     Table {
@@ -334,5 +334,15 @@ proptest! {
         if rule_of(&direct(false), ip.into()).refusal().is_none() {
             prop_assert!(rule_of(&direct(true), ip.into()).refusal().is_none());
         }
+    }
+}
+
+#[test]
+fn all_addresses_of_a_prefix_that_the_host_takes_for_itself_are_the_hosts_with_allow_lan_too() {
+    let own = "203.0.112.16/28".parse().unwrap();
+    for allow_lan in [false, true] {
+        let table = Table { host: vec![OwnAddress { address: own, on_link: own }], ..direct(allow_lan) };
+        assert_eq!(table.address("203.0.112.17".parse().unwrap()), Rule::HostAddress);
+        assert_eq!(table.address("203.0.112.32".parse().unwrap()), Rule::Default);
     }
 }

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
 
@@ -67,7 +68,8 @@ impl Changes {
     pub fn take(&mut self) -> bool {
         let mut any = false;
         let mut buffer = [0; 4096];
-        while recv(self.links.as_raw_fd(), &mut buffer, MsgFlags::empty()).is_ok_and(|count| count > 0) {
+        // ENOBUFS says that news were lost: something has changed then, too.
+        while matches!(recv(self.links.as_raw_fd(), &mut buffer, MsgFlags::empty()), Ok(1..) | Err(Errno::ENOBUFS)) {
             any = true;
         }
         while let Ok(events) = self.files.read_events() {

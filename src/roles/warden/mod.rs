@@ -468,7 +468,10 @@ impl Warden {
         if !self.changes.as_mut().is_some_and(Changes::take) {
             return;
         }
-        self.chosen.read_host();
+        if let Err(e) = self.chosen.read_host() {
+            let text = format!("the host's addresses have changed and can not be read ({e}); the old ones stay closed");
+            let _ = self.front.send(&WardenToFront::Say(text));
+        }
         let (table, host) = (self.chosen.table(), self.chosen.host());
         for worker in self.workers.iter().flatten() {
             let _ = worker.send(&FromWarden::Table(table.clone()));

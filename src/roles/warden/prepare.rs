@@ -100,7 +100,9 @@ pub fn choose(options: &RunOptions, front: &Channel<WardenToFront, FrontToWarden
         addresses: Vec::new(),
         host: HostView::default(),
     };
-    chosen.read_host();
+    chosen.read_host().map_err(|e| {
+        Refusal(format!("the host's own addresses, which a jail must not reach, can not be read: {e}; choose another network, or allow netlink sockets here"))
+    })?;
     Ok(chosen)
 }
 
@@ -197,16 +199,17 @@ impl Chosen {
         matches!(self.network.kind, Kind::Direct)
     }
 
-    /// Reads the host's addresses, hosts file and resolvers (again).
-    pub fn read_host(&mut self) {
+    /// Reads the host's addresses, hosts file and resolvers (again). Where the addresses can not be read, all is left as it was.
+    pub fn read_host(&mut self) -> std::io::Result<()> {
         if !self.is_direct() {
-            return;
+            return Ok(());
         }
         let resolvers = resolv::resolvers(host::read_text("/etc/resolv.conf").as_bytes());
-        self.addresses = overlay::direct::host_addresses().unwrap_or_default();
+        self.addresses = overlay::direct::host_addresses()?;
         self.host = HostView {
             name: nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
             resolvers: resolvers.into_iter().map(|ip| SocketAddr::new(ip, 53)).collect(),
         };
+        Ok(())
     }
 }
