@@ -39,6 +39,10 @@ pub enum Subcommand {
     DemoClient(DemoClientArguments),
     /// Try everything that a jail needs on this machine, and say how to repair what is missing.
     Doctor(DoctorArguments),
+    /// Print the completions of a shell.
+    Completions(CompletionsArguments),
+    /// Print the manual page, or write one for each subcommand into a folder.
+    Man(ManArguments),
     /// Attack a jail on this machine from inside, with the same attacks outside as the control.
     Selftest(SelftestArguments),
     /// One attack of selftest, in this process.
@@ -255,6 +259,20 @@ pub struct AttackArguments {
 pub struct VictimArguments {
     /// Where it listens.
     pub socket: PathBuf,
+}
+
+/// Arguments of `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArguments {
+    /// For which shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// Arguments of `man`.
+#[derive(Debug, Args)]
+pub struct ManArguments {
+    /// Where to write netjail.1, netjail-run.1 and the others.
+    pub folder: Option<PathBuf>,
 }
 
 fn parse_variable(text: &str) -> Result<(OsString, OsString), String> {

@@ -3,12 +3,14 @@
 mod allow;
 mod args;
 mod check;
+mod completions;
 mod demo;
 #[cfg(test)]
 mod docs;
 mod doctor;
 mod exec;
 mod hint;
+mod man;
 mod networks;
 mod ps;
 mod run;
@@ -51,6 +53,8 @@ pub fn main(ignored: u64) -> i32 {
         Subcommand::Demo => demo::run(),
         Subcommand::DemoClient(options) => demo::client(&options),
         Subcommand::Doctor(options) => doctor::run(&options),
+        Subcommand::Completions(options) => completions::run(&options),
+        Subcommand::Man(options) => man::run(&options),
         Subcommand::Selftest(options) => selftest::run(&options),
         Subcommand::SelftestAttack(options) => selftest::attack(&options),
         Subcommand::SelftestVictim(options) => selftest::victim(&options),
