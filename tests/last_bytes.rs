@@ -53,9 +53,9 @@ fn a_server_that_takes_nothing_ends_the_wait_with_a_reset_and_is_logged() {
 #[test]
 fn a_signal_while_the_last_bytes_are_delivered_drops_them_at_once() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let proxy = Proxy::serving(Behaviour::Slow(32, 11, 20_000));
+        let proxy = Proxy::serving(Behaviour::Slow(32, 11, 60_000));
         let jail = Jail::socks5(proxy.addr, "");
-        let mut running = jail.start_probe(&["upload", TARGETS[0], "16", "11"]);
+        let mut running = jail.start_probe(&["upload", TARGETS[0], "8", "11"]);
         running.until("up sent");
         lab::wait_for("the remark", Duration::from_secs(10), || running.err().contains("last bytes").then_some(()));
         let begun = Instant::now();

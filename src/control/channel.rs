@@ -3,6 +3,7 @@
 //! The peer may be hostile (a relay parses packets): a message has a bounded size, an unknown one is an error and never a
 //! panic, and a truncated control message (`MSG_CTRUNC`) is a refusal, not a message without its descriptors.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -18,6 +19,11 @@ pub const MAX_MESSAGE: usize = 64 * 1024;
 
 /// The most descriptors beside one message (SCM_MAX_FD is 253; nothing of ours needs more than this).
 pub const MAX_DESCRIPTORS: usize = 34;
+
+thread_local! {
+    /// Where a message is received: clearing 64 KiB for each would cost more than the rest of a dial's message.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// What can go wrong between two roles.
 #[derive(Debug, thiserror::Error)]
@@ -109,11 +115,15 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
 
     /// Receives one message and the descriptors beside it (close-on-exec).
     pub fn receive(&self) -> Result<(In, Vec<OwnedFd>), ChannelError> {
-        let mut buffer = vec![0; MAX_MESSAGE + 1];
+        BUFFER.with_borrow_mut(|buffer| self.receive_into(buffer))
+    }
+
+    fn receive_into(&self, buffer: &mut Vec<u8>) -> Result<(In, Vec<OwnedFd>), ChannelError> {
+        buffer.resize(MAX_MESSAGE + 1, 0);
         let mut control = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         let (length, descriptors, lost) = loop {
-            let mut parts = [IoSliceMut::new(&mut buffer)];
+            let mut parts = [IoSliceMut::new(buffer)];
             match recvmsg::<()>(self.fd.as_raw_fd(), &mut parts, Some(&mut control), flags) {
                 Ok(got) => {
                     let mut descriptors = Vec::new();

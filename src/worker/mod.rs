@@ -33,6 +33,7 @@ mod setup;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Read;
@@ -95,7 +96,9 @@ pub struct Worker {
     queue: Queue,
     queue_readable: bool,
     channel: Channel<ToWarden, FromWarden>,
-    /// Messages for which the channel had no room.
+    /// The channel had no room for the last message.
+    blocked: Cell<bool>,
+    /// Dials that it had no room for.
     asks: VecDeque<u64>,
     poll: poll::Poll,
     table: Table,
@@ -134,8 +137,8 @@ impl Worker {
             let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
             fcntl(fd, FcntlArg::F_SETFL(flags)).map_err(system("fcntl"))?;
         }
-        poll.add(setup.queue.as_fd(), poll::Token::Queue).map_err(system("epoll_ctl"))?;
-        poll.add(setup.channel.as_fd(), poll::Token::Channel).map_err(system("epoll_ctl"))?;
+        poll.add_readable(setup.queue.as_fd(), poll::Token::Queue).map_err(system("epoll_ctl"))?;
+        poll.add_readable(setup.channel.as_fd(), poll::Token::Channel).map_err(system("epoll_ctl"))?;
         let now = Instant::from_secs(1);
         let mut config = setup.stack;
         config.datagrams.resolvers = setup.resolvers.clone();
@@ -144,6 +147,7 @@ impl Worker {
             queue: Queue { fd: setup.queue },
             queue_readable: true,
             channel: setup.channel,
+            blocked: Cell::new(false),
             asks: VecDeque::new(),
             poll,
             table: setup.table,
@@ -183,7 +187,7 @@ impl Worker {
             for (token, readiness) in ready {
                 match token {
                     poll::Token::Queue => self.queue_readable = true,
-                    poll::Token::Channel => self.listen()?,
+                    poll::Token::Channel => self.listen(readiness.readable)?,
                     poll::Token::Flow(id) => self.upstream_ready(id, readiness),
                     poll::Token::Question(key) => self.resolver_ready(key, readiness),
                 }
@@ -247,9 +251,15 @@ impl Worker {
     }
 
     /// Hears the warden out.
-    fn listen(&mut self) -> Result<(), WorkerError> {
-        self.ask_again()?;
-        self.send_records()?;
+    fn listen(&mut self, readable: bool) -> Result<(), WorkerError> {
+        if self.blocked.replace(false) {
+            self.want_room(false)?;
+            self.ask_again()?;
+            self.send_records()?;
+        }
+        if !readable {
+            return Ok(());
+        }
         loop {
             match self.channel.receive() {
                 Ok((message, descriptors)) => match message {
@@ -277,6 +287,12 @@ impl Worker {
         }
     }
 
+    fn want_room(&self, wanted: bool) -> Result<(), WorkerError> {
+        self.poll
+            .want_room(self.channel.as_fd(), poll::Token::Channel, wanted)
+            .map_err(|errno| WorkerError::System { step: "epoll_ctl", source: errno.into() })
+    }
+
     /// The host's names and resolvers are others now (direct).
     fn follow_host(&mut self, view: HostView, descriptors: Vec<OwnedFd>) {
         let Resolver::Host(names) = &mut self.names else { return };
@@ -293,7 +309,12 @@ impl Worker {
     fn tell(&self, message: &ToWarden) -> Result<bool, WorkerError> {
         match self.channel.send(message) {
             Ok(()) => Ok(true),
-            Err(ChannelError::WouldBlock) => Ok(false),
+            Err(ChannelError::WouldBlock) => {
+                if !self.blocked.replace(true) {
+                    self.want_room(true)?;
+                }
+                Ok(false)
+            }
             Err(ChannelError::Closed) => Err(WorkerError::WardenGone),
             Err(ChannelError::Malformed(what)) => Err(WorkerError::Message(what)),
             Err(ChannelError::Io(source)) => Err(WorkerError::System { step: "sendmsg", source }),

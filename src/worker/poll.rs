@@ -75,6 +75,19 @@ impl Poll {
         self.epoll.add(fd, EpollEvent::new(flags, token.to_bits()))
     }
 
+    /// Watches a descriptor for what comes, and not for room ([`Poll::want_room`] does). A unix socket tells of room each time that its peer
+    /// takes a message, which nobody wants to hear who is not waiting for it.
+    pub fn add_readable(&self, fd: BorrowedFd<'_>, token: Token) -> nix::Result<()> {
+        self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, token.to_bits()))
+    }
+
+    /// Whether room is of interest too, for a descriptor of [`Poll::add_readable`]. Room that is there already is told.
+    pub fn want_room(&self, fd: BorrowedFd<'_>, token: Token, wanted: bool) -> nix::Result<()> {
+        let room = if wanted { EpollFlags::EPOLLOUT } else { EpollFlags::empty() };
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET | room;
+        self.epoll.modify(fd, &mut EpollEvent::new(flags, token.to_bits()))
+    }
+
     /// Waits; `None` is for ever, and less than a millisecond is one.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<impl Iterator<Item = (Token, Readiness)> + use<>> {
         let timeout = match timeout {

@@ -1,0 +1,87 @@
+//! The end of a warden: the relay delivers the last bytes, the last records are written, and nothing is left behind.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+
+use super::{Source, Warden};
+use crate::control::messages::WardenToFront;
+use crate::control::worker::{DRAIN_MOST, FromWarden};
+
+/// How long the relay may take to send its last records, and the log to be written.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+impl Warden {
+    /// Lets the relay deliver what it has, writes what it still has to say, and tells front.
+    pub(super) fn finish(&mut self) {
+        // It may hold a copy of a socket of the jail's, which would keep that socket's end from the relay.
+        let _ = kill(self.mediator.pid, Signal::SIGKILL);
+        let mut until = Instant::now() + LAST_WORDS;
+        let (mut waits, mut hurried) = (false, !self.tree_is_dead);
+        self.tell_workers(if self.tree_is_dead { &FromWarden::Stop } else { &FromWarden::Abandon });
+        while self.workers.iter().any(Option::is_some) {
+            if self.draining && !waits && !hurried {
+                waits = true;
+                until = Instant::now() + DRAIN_MOST + LAST_WORDS;
+                let _ = self.front.send(&WardenToFront::Draining);
+            }
+            if self.hurry && !hurried {
+                hurried = true;
+                until = Instant::now() + LAST_WORDS;
+                self.tell_workers(&FromWarden::Abandon);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            self.last_words(left);
+        }
+        let until = Instant::now() + LAST_WORDS;
+        let left = until.saturating_duration_since(Instant::now());
+        let unwritten = self.sink.take().map_or(0, |sink| sink.finish(left));
+        let mut text = self.chosen.verbose.then(|| self.summary.to_string());
+        if unwritten > 0 {
+            text.get_or_insert_default().push_str(&format!("\nnetjail: the log lacks {unwritten} records"));
+        }
+        self.clients.close();
+        let _ = self.front.send(&WardenToFront::Finished(text));
+        for role in [self.relay.pid, self.mediator.pid] {
+            let _ = kill(role, Signal::SIGKILL);
+            let _ = waitpid(role, None);
+        }
+        // The mediator's own child came to this process when its parent went; it dies of that, unless it hangs in the
+        // kernel on a descriptor of the jail's.
+        let patience = Instant::now() + LAST_WORDS;
+        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok() && Instant::now() < patience {
+            let _ = poll(&mut [], PollTimeout::from(1u8));
+        }
+    }
+
+    fn tell_workers(&self, message: &FromWarden) {
+        for worker in self.workers.iter().flatten() {
+            let _ = worker.send(message);
+        }
+    }
+
+    /// Takes records of workers until they close their channels, and front's word that it is enough.
+    fn last_words(&mut self, patience: Duration) {
+        let mut all: Vec<(BorrowedFd<'_>, Source)> = Vec::new();
+        if !self.hurry {
+            all.push((self.front.as_fd(), Source::Front));
+        }
+        for (index, worker) in self.workers.iter().enumerate() {
+            all.extend(worker.as_ref().map(|worker| (worker.as_fd(), Source::Worker(index))));
+        }
+        let (mut polled, sources): (Vec<PollFd<'_>>, Vec<Source>) =
+            all.into_iter().map(|(fd, source)| (PollFd::new(fd, PollFlags::POLLIN), source)).unzip();
+        let _ = poll(&mut polled, PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO));
+        let ready: Vec<bool> = polled.iter().map(|p| p.revents().is_some_and(|events| !events.is_empty())).collect();
+        drop(polled);
+        for (source, _) in sources.into_iter().zip(ready).filter(|(_, ready)| *ready) {
+            self.hear(source);
+        }
+    }
+}
