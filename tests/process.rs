@@ -245,6 +245,20 @@ fn a_hundred_jails_in_a_row_and_ten_at_once_all_work() {
 }
 
 #[test]
+fn exec_does_not_carry_the_variable_of_a_secret_into_the_jail() {
+    let jail = Jail::socks5(lab::servers::refusing(), "username: u, password: \"${env:LAB_SECRET}\"")
+        .env("LAB_SECRET", "s3cr3t")
+        .env("LAB_OTHER", "plain")
+        .with(&["--name", "lab-secret"]);
+    let mut running = jail.start("app:proxy", &["sh", "-c", "echo ready; exec sleep 600"]);
+    running.until("ready");
+    let inside = lab::child::run(jail.netjail(&["exec", "lab-secret", "--", "env"]));
+    assert!(inside.out.contains("LAB_OTHER=plain") && !inside.out.contains("LAB_SECRET"), "{inside:?}");
+    running.signal(Signal::SIGTERM);
+    running.finish();
+}
+
+#[test]
 fn ps_exec_and_stop_find_a_jail_by_its_name() {
     let jail = jail().with(&["--name", "lab-one"]);
     let mut running = jail.start("app:proxy", &["sh", "-c", "echo ready; exec sleep 600"]);

@@ -1,4 +1,4 @@
-//! Folders that hold keys: netjail's own state, run files and log, and the folders of the registry's secret files.
+//! Folders that hold keys: netjail's own state and run files, and the folders of the registry's secret files. And the log.
 //!
 //! A mask is an empty read-only folder mounted over one of the host's. A payload that may rename a folder above it would take
 //! the mask away with it, so every such ancestor becomes a mount point of its own: rename(2) answers EBUSY for those. The
@@ -10,7 +10,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::error::{Context, MountError, Stage};
-use super::view::{EMPTY_FOLDER, VIEWS, View};
+use super::view::{EMPTY_FILE, EMPTY_FOLDER, VIEWS, View};
 
 /// Puts all masks on.
 pub fn build(view: &mut View<'_>) -> Result<(), MountError> {
@@ -42,6 +42,23 @@ pub fn build(view: &mut View<'_>) -> Result<(), MountError> {
                 view.bind(Stage::Masks, EMPTY_FOLDER, &path, 0)?; // a copy of a read-only mount
                 done.push(path);
             }
+        }
+    }
+    match plan.log_file.as_ref().and_then(|log| log.canonicalize().ok()) {
+        Some(log) => cover_log(view, &log, &done),
+        None => Ok(()),
+    }
+}
+
+/// Covers the log with an empty file: it may lie in the working folder, and what was forged or cut off there would be
+/// believed. The jail can not take that off. Somebody outside can, by renaming the log away while the jail runs; whoever
+/// does that names a log in a folder that the jail can not write.
+fn cover_log(view: &mut View<'_>, log: &Path, masked: &[PathBuf]) -> Result<(), MountError> {
+    for path in view.table.aliases(log) {
+        let is_shown = fs::symlink_metadata(View::inside(&path)).is_ok_and(|m| m.is_file());
+        if is_shown && !masked.iter().any(|m| path.starts_with(m)) {
+            pin_ancestors(view, &path)?;
+            view.bind(Stage::Masks, EMPTY_FILE, &path, 0)?; // a copy of a read-only mount
         }
     }
     Ok(())

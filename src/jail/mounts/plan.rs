@@ -70,6 +70,8 @@ pub struct Plan {
     pub masked_folders: Vec<PathBuf>,
     /// Files that the registry reads secrets from; the folder of each is masked.
     pub secret_files: Vec<PathBuf>,
+    /// The log that is being written: neither read nor changed by the jail that it is about.
+    pub log_file: Option<PathBuf>,
     /// What home is.
     pub home: HomeView,
     /// `--ro PATH`.
@@ -99,6 +101,7 @@ impl Plan {
             identity,
             masked_folders: Vec::new(),
             secret_files: Vec::new(),
+            log_file: None,
             home: HomeView::default(),
             read_only: Vec::new(),
             read_write: Vec::new(),

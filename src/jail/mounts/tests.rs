@@ -7,7 +7,7 @@ mod outside;
 mod world;
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -134,6 +134,25 @@ fn keys_stay_masked_whatever_is_renamed_inside() {
         });
         assert!(state.join("key").exists());
         assert!(world.path("home/.local/state/other").exists(), "the rest of that folder is the real one");
+    }
+}
+
+#[test]
+fn the_log_in_the_working_folder_is_not_the_jails_to_read_or_change() {
+    for world in World::each() {
+        let log = world.write("work/log.json", "record\n");
+        let plan = Plan { log_file: Some(log.clone()), ..world.plan() };
+        let mut outside = fs::OpenOptions::new().append(true).open(&log).unwrap();
+        world.jail(&plan, |_| {
+            assert_eq!(read(log.to_str().unwrap()), "");
+            assert_eq!(errno(fs::write(&log, "forged")), Errno::EROFS);
+            assert_eq!(errno(fs::remove_file(&log)), Errno::EBUSY);
+            assert_eq!(errno(fs::rename(&log, "other")), Errno::EBUSY);
+            assert_eq!(errno(fs::rename(log.parent().unwrap(), world.path("moved"))), Errno::EBUSY);
+            assert_eq!(errno(fs::hard_link(&log, "link")), Errno::EXDEV);
+            outside.write_all(b"more\n").unwrap();
+        });
+        assert_eq!(fs::read_to_string(&log).unwrap(), "record\nmore\n");
     }
 }
 

@@ -307,7 +307,7 @@ impl Running {
             let _ = client.send(&ClientAnswer::Refused(Refusal(text)));
         };
         let command = match start::read_command(memory) {
-            Ok(command) => command,
+            Ok(command) => self.plan.without_secrets(command),
             Err(text) => return refuse(text),
         };
         let (started, outer) = if terminal {

@@ -28,6 +28,7 @@ pub struct Plan {
     pub(super) view: mounts::Plan,
     pub(super) filter: seccomp::Options,
     pub(super) shares: counters::Shares,
+    secret_variables: Vec<String>,
 }
 
 impl Plan {
@@ -65,7 +66,19 @@ impl Plan {
             view,
             filter: seccomp::Options { core_limit_is_fixed: core_dumps::limit().is_some(), ..options.filter },
             shares: counters::Shares::of_caller(),
+            secret_variables: prepared.secret_variables.clone(),
         })
+    }
+
+    /// A command of `exec` without the variables that the registry reads secrets from: whoever asks for it does not know
+    /// which these are.
+    pub(super) fn without_secrets(&self, mut command: Command) -> Command {
+        let is_secret = |entry: &CString| {
+            let name = entry.as_bytes().split(|&b| b == b'=').next().unwrap_or_default();
+            self.secret_variables.iter().any(|secret| secret.as_bytes() == name)
+        };
+        command.environment.retain(|entry| !is_secret(entry));
+        command
     }
 }
 
@@ -84,6 +97,8 @@ fn view(options: &RunOptions, prepared: &Prepared, command: &Command) -> Result<
     view.command = payload::find_program(&command.argv[0], &command.directory, &command.environment);
     view.masked_folders = prepared.hidden_folders.clone();
     view.secret_files = prepared.secret_files.clone();
+    let log = options.log.as_ref().filter(|log| log.as_os_str() != "-");
+    view.log_file = log.map(|log| command.directory.join(log));
     let asked = &options.view;
     (view.home, view.tmp, view.proc, view.allow_netfs) = (asked.home, asked.tmp, asked.proc, asked.allow_netfs);
     view.read_only.clone_from(&asked.read_only);
