@@ -28,6 +28,7 @@ pub struct Plan {
     pub(super) view: mounts::Plan,
     pub(super) filter: seccomp::Options,
     pub(super) shares: counters::Shares,
+    secret_variables: Vec<String>,
 }
 
 impl Plan {
@@ -65,7 +66,18 @@ impl Plan {
             view,
             filter: seccomp::Options { core_limit_is_fixed: core_dumps::limit().is_some(), ..options.filter },
             shares: counters::Shares::of_caller(),
+            secret_variables: prepared.secret_variables.clone(),
         })
+    }
+
+    /// A command of `exec` without the variables that the registry reads secrets from, which its client can not know.
+    pub(super) fn without_secrets(&self, mut command: Command) -> Command {
+        let name = |variable: &CString| variable.to_bytes().split(|&b| b == b'=').next().unwrap_or_default().to_vec();
+        command.environment.retain(|variable| {
+            let name = name(variable);
+            !self.secret_variables.iter().any(|secret| secret.as_bytes() == name)
+        });
+        command
     }
 }
 
