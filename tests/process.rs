@@ -33,6 +33,7 @@ fn codes_126_127_and_125_are_a_shells_and_netjails_own() {
     let done = jail.run("app:proxy", &["no-such-command"]);
     assert_eq!(done.code(), 127);
     assert!(done.err.contains("no-such-command"), "{done:?}");
+    assert_eq!(jail.run("app:proxy", &[""]).code(), 127, "no name at all");
     assert_eq!(jail.run("app:nowhere", &["true"]).code(), 125, "an unknown network");
     let none: [&str; 0] = [];
     assert_eq!(lab::child::run(jail.netjail(&["run", "--no-such-flag"])).code(), 125, "usage");
@@ -60,6 +61,79 @@ fn signals_sent_to_netjail_reach_the_command() {
         let done = running.finish();
         assert!(done.out.contains(&format!("got {name}")), "{done:?}");
         assert_eq!(done.code(), 7);
+    }
+}
+
+#[test]
+fn every_signal_that_a_program_can_catch_reaches_it_through_netjail() {
+    const CATCH: &str = "import signal, sys
+number = int(sys.argv[1])
+def caught(*_):
+    print('caught', number, flush=True)
+    sys.exit(7)
+signal.signal(number, caught)
+print('ready', flush=True)
+while True:
+    signal.pause()
+";
+    let jail = jail();
+    let numbers =
+        [libc::SIGINT, libc::SIGALRM, libc::SIGWINCH, libc::SIGCONT, libc::SIGPIPE, libc::SIGIO, libc::SIGABRT];
+    for number in numbers.into_iter().chain([libc::SIGRTMIN(), libc::SIGRTMIN() + 1, libc::SIGRTMAX()]) {
+        let mut running = jail.start("app:proxy", &["python3", "-c", CATCH, &number.to_string()]);
+        running.until("ready");
+        // SAFETY: kill takes two integers; the process is a child of this one.
+        unsafe { libc::kill(running.pid(), number) };
+        let done = running.finish();
+        assert_eq!(done.code(), 7, "signal {number}: {done:?}");
+    }
+}
+
+#[test]
+fn a_death_by_a_real_time_signal_is_the_same_death_outside() {
+    let number = libc::SIGRTMIN() + 6;
+    let done = jail().shell("app:proxy", &format!("kill -{number} $$"));
+    assert_eq!(done.status.signal(), Some(number), "{done:?}");
+}
+
+#[test]
+fn a_signal_during_the_start_ends_it_whatever_the_stage() {
+    let jail = jail();
+    for delay in (0..30).map(Duration::from_millis) {
+        let running = jail.start("app:proxy", &["sleep", "30"]);
+        // No state to wait for: the moment is the point.
+        std::thread::sleep(delay);
+        running.signal(Signal::SIGTERM);
+        let done = running.finish_within(Duration::from_secs(10));
+        assert_eq!(done.status.signal(), Some(Signal::SIGTERM as i32), "after {delay:?}: {done:?}");
+    }
+}
+
+#[test]
+fn netjails_own_processes_can_be_ended_by_their_alarms() {
+    let jail = jail();
+    let mut running = jail.start("app:proxy", &["sh", "-c", "echo ready; exec sleep 600"]);
+    running.until("ready");
+    for (pid, name) in lab::child::tree(running.pid()).iter().filter(|(_, name)| name.starts_with("nj-")) {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
+        let blocked = u64::from_str_radix(blocked, 16).unwrap();
+        assert_eq!(blocked & (1 << (libc::SIGALRM - 1)), 0, "{name} blocks SIGALRM");
+    }
+}
+
+#[test]
+fn exec_does_not_get_the_variables_that_hold_secrets() {
+    let jail = jail()
+        .with_socks5("login", lab::servers::refusing(), "username: me, password: \"${env:PROXY_PASSWORD_HERE}\"")
+        .env("PROXY_PASSWORD_HERE", "correct-horse")
+        .with(&["--name", "lab-secret"]);
+    let mut running = jail.start("app:login", &["sh", "-c", "env; echo ready; exec sleep 600"]);
+    let seen = running.until("ready");
+    let done = lab::child::run(jail.netjail(&["exec", "lab-secret", "--", "env"])).good();
+    assert!(done.out.contains("PATH="), "{done:?}");
+    for text in [seen, done.out] {
+        assert!(!text.contains("PROXY_PASSWORD_HERE") && !text.contains("correct-horse"), "{text}");
     }
 }
 

@@ -91,6 +91,56 @@ fn a_stopped_job_continues_in_the_background() {
 }
 
 #[test]
+fn a_reader_in_the_background_stops_once_and_fg_lets_it_read() {
+    let jail = jail();
+    let mut bash = shell(&jail);
+    bash.send("$J sh -c 'read line; echo read-$line-$((1+1))' &\r");
+    bash.expect("ready> ");
+    lab::wait_for("the reader to stop", Duration::from_secs(10), || {
+        bash.send("jobs\r");
+        bash.expect("ready> ").contains("Stopped").then_some(())
+    });
+    bash.send("fg\r");
+    lab::wait_for("the job in the foreground", Duration::from_secs(10), || {
+        (bash.foreground() != bash.pid()).then_some(())
+    });
+    bash.send("word\r");
+    bash.expect("read-word-2");
+    bash.expect("ready> ");
+}
+
+#[test]
+fn exec_has_a_terminal_of_the_callers_size_from_its_first_moment() {
+    let jail = jail().with(&["--name", "lab-size"]);
+    let mut running = jail.start("app:proxy", &["sh", "-c", "echo ready; exec sleep 600"]);
+    running.until("ready");
+    for _ in 0..10 {
+        let mut pty = Pty::start(jail.netjail(&["exec", "lab-size", "--", "stty", "size"]));
+        pty.expect("24 80");
+        assert_eq!(pty.finish().code(), Some(0));
+    }
+}
+
+#[test]
+fn ctrl_c_ends_netjail_at_its_own_question() {
+    let jail = jail();
+    let project = jail.work().join("src/_index.yaml");
+    std::fs::create_dir_all(project.parent().unwrap()).unwrap();
+    let write = |port: u16| {
+        let entry = format!("{{name: proxy, kind: network.socks5, host: 127.0.0.1, port: {port}}}");
+        std::fs::write(&project, format!("version: \"1.0\"\nnamespace: app\nentries:\n  - {entry}\n")).unwrap();
+    };
+    let words = ["run", "--network", "app:proxy", "--", "true"];
+    write(9);
+    lab::child::run(jail.netjail(&words)).good();
+    write(10);
+    let mut pty = Pty::start(jail.netjail(&words));
+    pty.expect("[y/N]");
+    pty.send("\x03");
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&pty.finish()), Some(libc::SIGINT));
+}
+
+#[test]
 fn the_commands_own_stop_stops_the_job() {
     let jail = jail();
     let mut bash = shell(&jail);

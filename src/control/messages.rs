@@ -198,7 +198,7 @@ pub enum UsherToInit {
     /// [`Command`](crate::jail::payload::Command), and three streams unless a terminal is wanted.
     Start {
         /// Make a terminal in the jail, hand its other side to the client, and start the command in a session on it.
-        terminal: bool,
+        terminal: Option<WindowSize>,
     },
 }
 
@@ -221,7 +221,16 @@ pub enum ClientRequest {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ExecRequest {
     /// The streams are one terminal; make one inside.
-    pub terminal: bool,
+    pub terminal: Option<WindowSize>,
+}
+
+/// Of a terminal, in characters.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct WindowSize {
+    /// Its height.
+    pub rows: u16,
+    /// Its width.
+    pub columns: u16,
 }
 
 /// The jail's side -> a client.

@@ -39,7 +39,9 @@ pub enum RunError {
     #[error("there is no running jail named {0}; `netjail ps` lists them")]
     Unknown(String),
     /// Not a name.
-    #[error("`{0}` is not a jail's name: 1 to 48 letters, digits, `-`, `_` and `.`, not beginning with `.`")]
+    #[error(
+        "`{}` is not a jail's name: 1 to 48 letters, digits, `-`, `_` and `.`, not beginning with `-` or `.`", .0.escape_debug()
+    )]
     BadName(String),
 }
 
@@ -72,7 +74,7 @@ pub fn create(folder: &Path) -> Result<(), RunError> {
 /// Whether a text can name a jail; it becomes a file name and is printed.
 pub fn check_name(name: &str) -> Result<(), RunError> {
     let fits = (1..=48).contains(&name.len())
-        && !name.starts_with('.')
+        && !name.starts_with(['.', '-'])
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     if fits { Ok(()) } else { Err(RunError::BadName(name.to_owned())) }
 }

@@ -16,7 +16,8 @@ pub mod stage;
 pub mod story;
 pub mod tell;
 
-use crate::roles::front::{OWN_FAILURE, die_by, say};
+use crate::roles::front::{OWN_FAILURE, say};
+use crate::roles::signals::die_by;
 use stage::{Stage, StageError};
 
 /// Runs the demo and returns its exit status: 0 if everything was as it should be, 1 if not, 125 if no jail could be started.

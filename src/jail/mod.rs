@@ -23,3 +23,4 @@ pub mod namespaces;
 pub mod network;
 pub mod payload;
 pub mod seccomp;
+pub mod signals;

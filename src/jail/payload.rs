@@ -19,6 +19,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{AccessFlags, Gid, Uid, access, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, setsid};
 use serde::{Deserialize, Serialize};
 
+use super::signals::set_of;
 use super::{core_dumps, namespaces};
 
 /// What to run and what it inherits from whoever asked for it.
@@ -144,13 +145,7 @@ impl Attributes {
             let disposition = if self.ignored & (1 << (number - 1)) == 0 { libc::SIG_DFL } else { libc::SIG_IGN };
             set_disposition(number, disposition);
         }
-        let mut blocked = SigSet::empty();
-        for signal in Signal::iterator() {
-            if self.blocked & (1 << (signal as i32 - 1)) != 0 {
-                blocked.add(signal);
-            }
-        }
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&blocked), None).map_err(at("restore the signal mask"))
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set_of(self.blocked)), None).map_err(at("restore the signal mask"))
     }
 }
 
@@ -337,6 +332,9 @@ fn run_program(command: &Command) -> StageError {
     };
     let failed =
         |errno: Errno| StageError { stage: program.to_string_lossy().into_owned(), errno: errno as i32, exec: true };
+    if program.as_bytes().is_empty() {
+        return failed(Errno::ENOENT);
+    }
     if program.as_bytes().contains(&b'/') {
         return failed(execute(program, command));
     }

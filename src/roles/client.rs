@@ -10,16 +10,18 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask, raise};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::{Signal, raise};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
 use crate::control::channel::{Channel, ChannelError};
-use crate::control::messages::{ClientAnswer, ClientRequest, ClientSignal, Ending, ExecRequest, JailStatus, Refusal};
+use crate::control::messages::{
+    ClientAnswer, ClientRequest, ClientSignal, Ending, ExecRequest, JailStatus, Refusal, WindowSize,
+};
 use crate::control::rundir::{self, RunError};
 use crate::jail::environment::{self, Choices};
 use crate::jail::payload::{Command, StageError};
-use crate::roles::front::as_execve_wants;
+use crate::roles::front::{as_execve_wants, host_name};
+use crate::roles::signals::Signals;
 
 /// Why a request to a jail came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -94,12 +96,12 @@ pub fn exec(folder: &Path, name: &str, command: &Command) -> Result<Ending, Clie
         ClientAnswer::Refused(refusal) => return Err(ClientError::Refused(refusal)),
         other => return Err(unexpected(&other)),
     }
-    let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let terminal = (io::stdin().is_terminal() && io::stdout().is_terminal()).then(|| window_size().unwrap_or_default());
     let memory = describe(command)?;
     let (input, output, error) = (io::stdin(), io::stdout(), io::stderr());
     let all: [BorrowedFd<'_>; 4] = [memory.as_fd(), input.as_fd(), output.as_fd(), error.as_fd()];
     let talk: Channel<ExecRequest, ClientAnswer> = OwnedFd::from(jail).into();
-    talk.send_with(&ExecRequest { terminal }, if terminal { &all[..1] } else { &all })?;
+    talk.send_with(&ExecRequest { terminal }, if terminal.is_some() { &all[..1] } else { &all })?;
     let (answer, mut descriptors) = talk.receive()?;
     match answer {
         ClientAnswer::Running => {}
@@ -126,24 +128,22 @@ struct Session {
     terminal: Option<OwnedFd>,
 }
 
-/// Sent on to the command.
-const FORWARDED: [Signal; 7] = [
+/// Sent on whoever sends them: the command is in another session, where this terminal's signals do not reach it. Others
+/// only if a process sent them.
+const ALWAYS: [Signal; 7] = [
     Signal::SIGINT,
     Signal::SIGQUIT,
     Signal::SIGTERM,
     Signal::SIGHUP,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGWINCH,
+    Signal::SIGALRM,
+    Signal::SIGTSTP,
+    Signal::SIGCONT,
 ];
 
 impl Session {
     fn follow(self) -> Result<Ending, ClientError> {
-        let mut set = SigSet::empty();
-        FORWARDED.iter().for_each(|signal| set.add(*signal));
-        pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), None).map_err(own("block signals"))?;
-        let signals =
-            SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(own("watch signals"))?;
+        // In the background a look at the terminal stops this process, as it stops any other.
+        let signals = Signals::block(&[Signal::SIGTTIN, Signal::SIGTTOU]).map_err(own("watch signals"))?;
         let raw = self.terminal.as_ref().map(|_| RawMode::enter());
         if let Some(terminal) = &self.terminal {
             copy_window_size(terminal);
@@ -153,7 +153,7 @@ impl Session {
         ending
     }
 
-    fn relay(&self, signals: &SignalFd) -> Result<Ending, ClientError> {
+    fn relay(&self, signals: &Signals) -> Result<Ending, ClientError> {
         let stdin = io::stdin();
         let mut input_open = true;
         let mut output_open = true;
@@ -196,8 +196,8 @@ impl Session {
                     Ok((ClientAnswer::Ended(how), _)) => ending = Some(how),
                     // The relayed terminal has its own Ctrl-Z: the command is stopped in its own session.
                     Ok((ClientAnswer::Stopped(_), _)) if self.terminal.is_none() => {
+                        // Back by SIGCONT, which is passed on.
                         let _ = raise(Signal::SIGSTOP);
-                        let _ = self.jail.send(&ClientSignal::Signal(Signal::SIGCONT as i32));
                     }
                     Ok(_) => {}
                     // The jail ended, and everything in it was killed.
@@ -213,14 +213,13 @@ impl Session {
         }
     }
 
-    fn pass_signals_on(&self, signals: &SignalFd) {
-        while let Ok(Some(info)) = signals.read_signal() {
-            match (Signal::try_from(info.ssi_signo as i32), &self.terminal) {
-                (Ok(Signal::SIGWINCH), Some(terminal)) => copy_window_size(terminal),
-                (Ok(Signal::SIGWINCH), None) | (Err(_), _) => {}
-                (Ok(signal), _) => {
-                    let _ = self.jail.send(&ClientSignal::Signal(signal as i32));
-                }
+    fn pass_signals_on(&self, signals: &Signals) {
+        while let Some(received) = signals.next() {
+            if received.is(Signal::SIGWINCH) {
+                // The jail's terminal tells the command, if its size is another one.
+                self.terminal.iter().for_each(copy_window_size);
+            } else if received.from_process || ALWAYS.iter().any(|signal| received.is(*signal)) {
+                let _ = self.jail.send(&ClientSignal::Signal(received.number));
             }
         }
     }
@@ -238,13 +237,20 @@ fn copy_some(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
 }
 
 fn copy_window_size(terminal: &OwnedFd) {
-    // SAFETY: both requests take a pointer to one winsize, which is plain data.
-    unsafe {
+    let Some(size) = window_size() else { return };
+    let size = libc::winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads one winsize.
+    unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+}
+
+/// The size of the caller's terminal.
+fn window_size() -> Option<WindowSize> {
+    // SAFETY: TIOCGWINSZ writes one winsize, which is plain data.
+    let size = unsafe {
         let mut size: libc::winsize = std::mem::zeroed();
-        if libc::ioctl(libc::STDIN_FILENO, libc::TIOCGWINSZ, &raw mut size) == 0 {
-            libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size);
-        }
-    }
+        (libc::ioctl(libc::STDIN_FILENO, libc::TIOCGWINSZ, &raw mut size) == 0).then_some(size)
+    }?;
+    Some(WindowSize { rows: size.ws_row, columns: size.ws_col })
 }
 
 /// The caller's terminal in raw mode: every key goes to the jail's terminal, which interprets it.
@@ -280,6 +286,7 @@ pub fn command_of_caller(argv: &[OsString], ignored: u64) -> Result<Command, Cli
         .collect::<Result<_, _>>()
         .map_err(|e| own("pass the arguments on")(io::Error::other(e)))?;
     let directory = std::env::current_dir().map_err(own("find the working folder"))?;
-    let environment = as_execve_wants(environment::build(std::env::vars_os(), &Choices::default()));
+    let choices = Choices { host_name: host_name(), ..Choices::default() };
+    let environment = as_execve_wants(environment::build(std::env::vars_os(), &choices));
     Ok(Command { argv, environment, directory, attributes: crate::jail::payload::Attributes::of_caller(ignored, 0) })
 }

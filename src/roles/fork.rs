@@ -71,7 +71,8 @@ fn begin(name: &CStr, bond: Bond, parent: Pid) -> nix::Result<()> {
     ] {
         ignore(signal);
     }
-    Ok(())
+    // Front has its signals wait in a descriptor, and a fork inherits that; here an alarm must end what has blocked.
+    super::signals::unblock_all()
 }
 
 /// Lets go of the caller's standard streams, which may be a pipe that somebody waits to see closed.

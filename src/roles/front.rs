@@ -5,23 +5,23 @@
 //! stopped (Ctrl-Z) at any time without stopping the data plane, which has left its session.
 //!
 //! Signals: the terminal's own (INT, QUIT, TSTP) reach the command from the kernel, for it is in the same process group, and
-//! are swallowed here; those sent to front by a process are passed on.
+//! are swallowed here once it runs; those sent to front by a process are passed on, whichever they are.
 
 use std::ffi::{CString, OsString};
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, pthread_sigmask, raise, signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::fork::{self, Bond};
+use super::signals::{Received, Signals, die_by};
 use super::terminal::Terminal;
 use super::{RunOptions, init, streams, warden};
 use crate::control::channel::{self, Channel, ChannelError};
@@ -30,6 +30,7 @@ use crate::control::worker::DRAIN_MOST;
 use crate::jail::environment::{self, Choices, Environment};
 use crate::jail::namespaces::{self, Side};
 use crate::jail::payload::{Attributes, StageError};
+use crate::jail::signals::bit;
 
 /// netjail's own failure, usage included.
 pub const OWN_FAILURE: i32 = 125;
@@ -44,9 +45,9 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// How long the last bytes may take before a person is told what is being waited for.
 const REMARK: Duration = Duration::from_secs(1);
 
-/// Passed on to the command whoever sends them.
-const FORWARDED: [Signal; 5] = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGALRM];
-/// Passed on only if a process sent them; the terminal's reach the command by themselves.
+/// Passed on whoever sends them: a session's end and a timer from before this program (`alarm(2)`) are the kernel's.
+const ALWAYS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGALRM, Signal::SIGCONT];
+/// The terminal's reach the command by themselves, once there is one.
 const FROM_TERMINAL: [Signal; 3] = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP];
 
 /// Runs a command in a jail.
@@ -75,6 +76,10 @@ pub fn run(options: &RunOptions, ignored: u64) -> i32 {
             OWN_FAILURE
         }
         Err(Stop::NotRun(error)) => not_run(&error),
+        Err(Stop::Interrupted(number)) => {
+            streams.finish();
+            return die_by(number);
+        }
     };
     streams.finish();
     status
@@ -94,6 +99,8 @@ pub fn not_run(error: &StageError) -> i32 {
 enum Stop {
     Refused(Refusal),
     NotRun(StageError),
+    /// A signal came before there was a jail.
+    Interrupted(i32),
 }
 
 impl From<Refusal> for Stop {
@@ -112,10 +119,8 @@ fn own(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
 }
 
 fn supervise(options: &RunOptions, ignored: u64) -> Result<Ending, Stop> {
-    let mut blocked = SigSet::empty();
-    let handled = block_handled_signals(&mut blocked).map_err(|e| own("can not block signals")(&e))?;
-    let blocked_mask = Signal::iterator().filter(|s| blocked.contains(*s)).fold(0, |m, s| m | 1 << (s as i32 - 1));
-    let attributes = Attributes::of_caller(ignored, blocked_mask);
+    let handled = Signals::block(&[]).map_err(|e| own("can not block signals")(&e))?;
+    let attributes = Attributes::of_caller(ignored, handled.mask_before());
 
     let no_channel = own("can not make a channel");
     let (to_warden, warden_end) = channel::pair::<FrontToWarden, WardenToFront>().map_err(|e| no_channel(&e))?;
@@ -134,7 +139,7 @@ fn supervise(options: &RunOptions, ignored: u64) -> Result<Ending, Stop> {
     };
     drop((warden_end, warden_init));
 
-    let prepared = prepare(&to_warden)?;
+    let prepared = Preparing { warden: &to_warden, signals: &handled, ignored }.until_prepared()?;
     let environment = environment(options, &prepared);
     let plan = init::Plan::new(options, &prepared, attributes, environment).map_err(Refusal)?;
 
@@ -149,9 +154,15 @@ fn supervise(options: &RunOptions, ignored: u64) -> Result<Ending, Stop> {
     };
     drop((init_end, init_warden, plan));
 
-    let ending =
-        Watch { init: &to_init, warden: &to_warden, signals: &handled, child: child.pid, verbose: options.verbose }
-            .until_the_end();
+    let ending = Watch {
+        init: &to_init,
+        warden: &to_warden,
+        signals: &handled,
+        child: child.pid,
+        verbose: options.verbose,
+        running: false,
+    }
+    .until_the_end();
     // Whatever happened, nothing of the jail outlives front.
     let _ = kill(child.pid, Signal::SIGKILL);
     let _ = reap(child.pid);
@@ -172,7 +183,7 @@ fn environment(options: &RunOptions, prepared: &Prepared) -> Vec<CString> {
 }
 
 /// What variables such as HOST may be set to.
-fn host_name() -> String {
+pub fn host_name() -> String {
     nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
@@ -182,55 +193,91 @@ pub fn as_execve_wants(environment: Environment) -> Vec<CString> {
     environment.variables.into_iter().filter_map(|variable| CString::new(join(variable)).ok()).collect()
 }
 
-fn block_handled_signals(before: &mut SigSet) -> nix::Result<SignalFd> {
-    let mut set = SigSet::empty();
-    for signal in FORWARDED.iter().chain(&FROM_TERMINAL).chain(&[Signal::SIGCONT]) {
-        set.add(*signal);
-    }
-    pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(before))?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+/// Before there is a jail: what the warden says, and a person who changes his mind.
+struct Preparing<'a> {
+    warden: &'a Channel<FrontToWarden, WardenToFront>,
+    signals: &'a Signals,
+    /// Those that the caller ignored.
+    ignored: u64,
 }
 
-/// Listens to the warden until the jail can be built.
-fn prepare(warden: &Channel<FrontToWarden, WardenToFront>) -> Result<Prepared, Refusal> {
-    loop {
-        match warden.receive() {
-            Ok((WardenToFront::Say(text), _)) => say(&text),
-            Ok((WardenToFront::Ask(question), _)) => {
-                let answer = ask(&question);
-                warden.send(&FrontToWarden::Answer(answer)).map_err(|e| own("the warden is gone")(&e))?;
+impl Preparing<'_> {
+    /// Listens to the warden until the jail can be built.
+    fn until_prepared(&self) -> Result<Prepared, Stop> {
+        loop {
+            self.wait_for(self.warden.as_fd())?;
+            match self.warden.receive() {
+                Ok((WardenToFront::Say(text), _)) => say(&text),
+                Ok((WardenToFront::Ask(question), _)) => {
+                    let answer = self.ask(&question)?;
+                    self.warden.send(&FrontToWarden::Answer(answer)).map_err(|e| own("the warden is gone")(&e))?;
+                }
+                Ok((WardenToFront::Prepared(prepared), _)) => return Ok(prepared),
+                Ok((WardenToFront::Refused(refusal), _)) => return Err(refusal.into()),
+                Ok((WardenToFront::Finished(_) | WardenToFront::Draining, _)) | Err(ChannelError::Closed) => {
+                    let text = "its warden died while it read the registry; no jail was started";
+                    return Err(Refusal(text.into()).into());
+                }
+                Err(e) => return Err(own("the warden can not be understood")(&e).into()),
             }
-            Ok((WardenToFront::Prepared(prepared), _)) => return Ok(prepared),
-            Ok((WardenToFront::Refused(refusal), _)) => return Err(refusal),
-            Ok((WardenToFront::Finished(_) | WardenToFront::Draining, _)) | Err(ChannelError::Closed) => {
-                return Err(Refusal("its warden died while it read the registry; no jail was started".into()));
-            }
-            Err(e) => return Err(own("the warden can not be understood")(&e)),
         }
     }
-}
 
-/// Puts a yes-or-no question to the person at the terminal; anything but a clear yes is a no.
-fn ask(question: &str) -> bool {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return false;
+    /// Puts a yes-or-no question to the person at the terminal; anything but a clear yes is a no.
+    fn ask(&self, question: &str) -> Result<bool, Stop> {
+        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return Ok(false);
+        }
+        let _ = write!(io::stderr(), "netjail: {question} [y/N] ");
+        self.wait_for(io::stdin().as_fd())?;
+        let mut answer = String::new();
+        Ok(io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
     }
-    let _ = write!(io::stderr(), "netjail: {question} [y/N] ");
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+
+    /// Waits until there is something to read, or a signal ends this program.
+    fn wait_for(&self, what: BorrowedFd<'_>) -> Result<(), Stop> {
+        loop {
+            let mut polled =
+                [PollFd::new(what, PollFlags::POLLIN), PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut polled, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(own("can not wait for events")(&errno).into()),
+            }
+            let ready = polled[0].revents().is_some_and(|events| !events.is_empty());
+            while let Some(received) = self.signals.next() {
+                self.heed(received)?;
+            }
+            if ready {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Does what the signal would do to a program that does nothing about it.
+    fn heed(&self, received: Received) -> Result<(), Stop> {
+        if self.ignored & bit(received.number) != 0 {
+            return Ok(());
+        }
+        if received.is(Signal::SIGTSTP) {
+            let _ = raise(Signal::SIGSTOP);
+        }
+        if received.ends_a_program() { Err(Stop::Interrupted(received.number)) } else { Ok(()) }
+    }
 }
 
 /// The main loop.
 struct Watch<'a> {
     init: &'a Channel<FrontToInit, InitToFront>,
     warden: &'a Channel<FrontToWarden, WardenToFront>,
-    signals: &'a SignalFd,
+    signals: &'a Signals,
     child: Pid,
     verbose: bool,
+    /// The command has been executed.
+    running: bool,
 }
 
 impl Watch<'_> {
-    fn until_the_end(&self) -> Result<Ending, Stop> {
+    fn until_the_end(mut self) -> Result<Ending, Stop> {
         let mut warden_lives = true;
         // What the warden said last, the likely reason if init ends without a word.
         let mut warden_said = None;
@@ -269,7 +316,7 @@ impl Watch<'_> {
     }
 
     /// One message of init; `Some` ends the watch.
-    fn hear_init(&self, warden_said: &mut Option<Refusal>) -> Option<Result<Ending, Stop>> {
+    fn hear_init(&mut self, warden_said: &mut Option<Refusal>) -> Option<Result<Ending, Stop>> {
         match self.init.receive() {
             Ok((InitToFront::MapMe, _)) => {
                 let mapped = namespaces::map_everyone(&self.child.to_string())
@@ -287,12 +334,14 @@ impl Watch<'_> {
                 None
             }
             Ok((InitToFront::Failed(refusal), _)) => Some(Err(refusal.into())),
-            Ok((InitToFront::Running, _)) => None,
+            Ok((InitToFront::Running, _)) => {
+                self.running = true;
+                None
+            }
             Ok((InitToFront::NotRun(error), _)) => Some(Err(Stop::NotRun(error))),
             Ok((InitToFront::Stopped(_), _)) => {
+                // Back by SIGCONT, which is passed on for a command that was stopped alone.
                 let _ = raise(Signal::SIGSTOP);
-                // Back by SIGCONT, which the whole job got from the shell; a command that was stopped alone gets it here.
-                let _ = self.init.send(&FrontToInit::Signal(Signal::SIGCONT as i32));
                 None
             }
             Ok((InitToFront::Ended(ending), _)) => Some(Ok(ending)),
@@ -311,11 +360,11 @@ impl Watch<'_> {
     }
 
     fn pass_signals_on(&self) {
-        while let Ok(Some(info)) = self.signals.read_signal() {
-            let Ok(signal) = Signal::try_from(info.ssi_signo as i32) else { continue };
-            let from_kernel = info.ssi_code > 0;
-            if FORWARDED.contains(&signal) || (FROM_TERMINAL.contains(&signal) && !from_kernel) {
-                let _ = self.init.send(&FrontToInit::Signal(signal as i32));
+        while let Some(received) = self.signals.next() {
+            let is_one_of = |list: &[Signal]| list.iter().any(|signal| received.is(*signal));
+            let nobody_else_has_it = !self.running && is_one_of(&FROM_TERMINAL);
+            if received.from_process || is_one_of(&ALWAYS) || nobody_else_has_it {
+                let _ = self.init.send(&FrontToInit::Signal(received.number));
             }
         }
     }
@@ -332,9 +381,9 @@ fn reap(pid: Pid) -> Option<WaitStatus> {
 
 /// Lets the warden see the last bytes delivered, write its last records and clear up, and prints its summary. A signal that
 /// asks this process to end drops the bytes that are still on their way.
-fn finish_warden(warden: &Channel<FrontToWarden, WardenToFront>, pid: Pid, signals: &SignalFd, options: &RunOptions) {
+fn finish_warden(warden: &Channel<FrontToWarden, WardenToFront>, pid: Pid, signals: &Signals, options: &RunOptions) {
     // The signal that ended the command came here too.
-    while let Ok(Some(_)) = signals.read_signal() {}
+    while signals.next().is_some() {}
     let _ = warden.send(&FrontToWarden::Finish);
     let mut until = Instant::now() + FLUSH;
     let mut remark = None;
@@ -381,27 +430,12 @@ fn finish_warden(warden: &Channel<FrontToWarden, WardenToFront>, pid: Pid, signa
 }
 
 /// Takes all signals; whether one of them asks to end.
-fn signals_to_end(signals: &SignalFd) -> bool {
+fn signals_to_end(signals: &Signals) -> bool {
     let mut end = false;
-    while let Ok(Some(info)) = signals.read_signal() {
+    while let Some(received) = signals.next() {
         end |= [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT]
             .iter()
-            .any(|signal| *signal as u32 == info.ssi_signo);
+            .any(|signal| received.is(*signal));
     }
     end
-}
-
-/// Ends this process as the command ended, so that a shell loop stops at Ctrl-C as it would without a jail.
-pub fn die_by(number: i32) -> i32 {
-    if let Ok(fatal) = Signal::try_from(number) {
-        // The command has dumped its core, if it had one to dump.
-        let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
-        // SAFETY: the default disposition needs no handler function.
-        let _ = unsafe { signal(fatal, SigHandler::SigDfl) };
-        let mut set = SigSet::empty();
-        set.add(fatal);
-        let _ = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&set), None);
-        let _ = raise(fatal);
-    }
-    128 + number
 }

@@ -47,7 +47,7 @@ fn serve(client: &Client, init: &Channel<UsherToInit, ()>) -> Result<(), Refusal
         Err(ChannelError::Closed) => return Ok(()),
         Err(e) => return Err(Refusal(e.to_string())),
     };
-    let expected = if request.terminal { 1 } else { 4 };
+    let expected = if request.terminal.is_some() { 1 } else { 4 };
     if descriptors.len() != expected {
         return Err(Refusal(format!("{} descriptors came with the request, expected {expected}", descriptors.len())));
     }

@@ -18,10 +18,12 @@ fn stage(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
 }
 
 /// What turned out while it was built.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Built {
     /// Signals of the jail stay in it, by Landlock.
     pub scoped: bool,
+    /// Signals for the command, which came before it.
+    pub signals: Vec<i32>,
 }
 
 /// Builds it, then waits for the warden.
@@ -43,7 +45,7 @@ pub fn build(plan: &Plan, ends: &Ends) -> Result<Built, Refusal> {
     ] {
         ignore(signal);
     }
-    map_ids(plan, ends)?;
+    let signals = map_ids(plan, ends)?;
     prctl::set_dumpable(false).map_err(|e| stage("close init to others")(&e))?;
     tell_front(ends, &InitToFront::Closed)?;
 
@@ -77,7 +79,7 @@ pub fn build(plan: &Plan, ends: &Ends) -> Result<Built, Refusal> {
         tell_front(ends, &InitToFront::Notes(notes))?;
     }
     match ends.warden.receive() {
-        Ok((WardenToInit::Ready, _)) => Ok(Built { scoped }),
+        Ok((WardenToInit::Ready, _)) => Ok(Built { scoped, signals }),
         Ok((WardenToInit::Failed(refusal), _)) => Err(refusal),
         Ok(_) | Err(_) => {
             Err(Refusal("the jail's warden died while the jail was being built; nothing was started".into()))
@@ -85,15 +87,20 @@ pub fn build(plan: &Plan, ends: &Ends) -> Result<Built, Refusal> {
     }
 }
 
-fn map_ids(plan: &Plan, ends: &Ends) -> Result<(), Refusal> {
+fn map_ids(plan: &Plan, ends: &Ends) -> Result<Vec<i32>, Refusal> {
     if !plan.setting.identity.full_range {
         return namespaces::map_self_only("self", plan.setting.identity.uid, plan.setting.identity.gid)
+            .map(|()| Vec::new())
             .map_err(|e| stage("map its user")(&e));
     }
     tell_front(ends, &InitToFront::MapMe)?;
-    match ends.front.receive() {
-        Ok((FrontToInit::Mapped, _)) => Ok(()),
-        Ok(_) | Err(_) => Err(Refusal("front died while the jail was being built".into())),
+    let mut signals = Vec::new();
+    loop {
+        match ends.front.receive() {
+            Ok((FrontToInit::Mapped, _)) => return Ok(signals),
+            Ok((FrontToInit::Signal(number), _)) => signals.push(number),
+            Err(_) => return Err(Refusal("front died while the jail was being built".into())),
+        }
     }
 }
 

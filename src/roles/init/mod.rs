@@ -27,7 +27,7 @@ use super::fork::exit;
 use crate::control::channel::Channel;
 use crate::control::messages::{
     ClientAnswer, ClientSignal, Ending, FrontToInit, InitToFront, InitToWarden, Refusal, UsherToInit, WardenToInit,
-    take,
+    WindowSize, take,
 };
 use crate::jail::payload::{self, StageError, Streams};
 
@@ -47,7 +47,7 @@ pub fn run(mut plan: Plan, ends: Ends) -> ! {
     let status = match build::build(&plan, &ends) {
         Ok(built) => {
             plan.filter.refuse_group_signals = !built.scoped;
-            Running::new(plan, ends).until_the_end()
+            Running::new(plan, ends, built.signals).until_the_end()
         }
         Err(Refusal(text)) => {
             let _ = ends.front.send(&InitToFront::Failed(Refusal(text)));
@@ -90,11 +90,13 @@ struct Running {
     ending: Option<Ending>,
     /// When a jail that was asked to end is ended.
     killing_at: Option<Instant>,
+    /// Signals for a command that is not executed yet: until then it ignores what init ignores.
+    held: Vec<i32>,
 }
 
 impl Running {
-    fn new(plan: Plan, ends: Ends) -> Self {
-        Self { plan, ends, commands: Vec::new(), ushers: Vec::new(), ending: None, killing_at: None }
+    fn new(plan: Plan, ends: Ends, held: Vec<i32>) -> Self {
+        Self { plan, ends, commands: Vec::new(), ushers: Vec::new(), ending: None, killing_at: None, held }
     }
 
     fn until_the_end(mut self) -> i32 {
@@ -234,6 +236,8 @@ impl Running {
                     let message = error.map_or(InitToFront::Running, InitToFront::NotRun);
                     let _ = self.ends.front.send(&message);
                     let _ = self.ends.warden.send(&InitToWarden::Running);
+                    let pid = command.pid;
+                    self.held.drain(..).for_each(|number| send_signal(pid, number));
                 }
                 Listener::Client(client) => {
                     let terminal = command.terminal.take();
@@ -271,9 +275,11 @@ impl Running {
     }
 
     /// Signals the command that the jail was made for.
-    fn signal_command(&self, number: i32) {
-        if let Some(command) = self.commands.iter().find(|c| matches!(c.listener, Listener::Front)) {
-            send_signal(command.pid, number);
+    fn signal_command(&mut self, number: i32) {
+        match self.commands.iter().find(|c| matches!(c.listener, Listener::Front)) {
+            Some(command) if command.errors.is_some() => self.held.push(number),
+            Some(command) => send_signal(command.pid, number),
+            None => {}
         }
     }
 
@@ -296,8 +302,8 @@ impl Running {
         }
     }
 
-    fn start_for_client(&mut self, terminal: bool, mut descriptors: Vec<OwnedFd>) {
-        if descriptors.len() != if terminal { 2 } else { 5 } {
+    fn start_for_client(&mut self, terminal: Option<WindowSize>, mut descriptors: Vec<OwnedFd>) {
+        if descriptors.len() != if terminal.is_some() { 2 } else { 5 } {
             return;
         }
         let streams = descriptors.split_off(2);
@@ -310,8 +316,8 @@ impl Running {
             Ok(command) => self.plan.without_secrets(command),
             Err(text) => return refuse(text),
         };
-        let (started, outer) = if terminal {
-            let (outer, inner) = match start::open_terminal() {
+        let (started, outer) = if let Some(size) = terminal {
+            let (outer, inner) = match start::open_terminal(size) {
                 Ok(pair) => pair,
                 Err(errno) => return refuse(format!("the jail has no terminal to give: {errno}")),
             };

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
 use super::{Ends, Plan};
-use crate::control::messages::InitToWarden;
+use crate::control::messages::{InitToWarden, WindowSize};
 use crate::jail::payload::{self, Command, StageError, Streams};
 use crate::jail::{namespaces, seccomp};
 use crate::mediate;
@@ -94,13 +94,16 @@ pub fn read_command(memory: OwnedFd) -> Result<Command, String> {
     if command.argv.is_empty() { Err("a command is needed".into()) } else { Ok(command) }
 }
 
-/// A pty of the jail's own devpts, so that its name resolves inside.
-pub fn open_terminal() -> Result<(OwnedFd, OwnedFd), Errno> {
+/// A pty of the jail's own devpts, so that its name resolves inside, as large as the client's from the beginning.
+pub fn open_terminal(size: WindowSize) -> Result<(OwnedFd, OwnedFd), Errno> {
     let outer = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
     grantpt(&outer)?;
     unlockpt(&outer)?;
     let path = PathBuf::from(ptsname_r(&outer)?);
     let inner = open(&path, OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let size = libc::winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads one winsize.
+    Errno::result(unsafe { libc::ioctl(inner.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })?;
     // SAFETY: the number was just taken from its owner, which no longer has it.
     let outer = unsafe { OwnedFd::from_raw_fd(outer.into_raw_fd()) };
     Ok((outer, inner))
