@@ -340,7 +340,7 @@ fn host(name: &str, scenario: &str) {
                     thread::spawn(move || scripted_proxy(stream));
                 }
             });
-            let host = Host::start(scenario, Some(proxy), |setup| setup.connect_timeout = Span::from_secs(1));
+            let host = Host::start(scenario, Some(proxy), |setup| setup.connect_timeout = Span::from_secs(5));
             let records = host.finish();
             assert!(records.iter().any(|r| r.name.as_deref() == Some("n80.test")));
             assert!(records.iter().any(|r| matches!(r.end, Some(End { close: Close::Dial(DialError::TimedOut), .. }))));
