@@ -58,7 +58,9 @@ pub fn path(state: &Path) -> PathBuf {
     {
         return PathBuf::from(runtime).join("netjail");
     }
-    if Uid::effective().is_root() { PathBuf::from("/run/netjail") } else { state.join("run") }
+    // Root of a user namespace is not the owner of /run.
+    let owns_run = Uid::effective().is_root() && fs::metadata("/run").is_ok_and(|m| m.uid() == 0);
+    if owns_run { PathBuf::from("/run/netjail") } else { state.join("run") }
 }
 
 /// Makes the folder, or checks that it is the caller's alone.

@@ -422,7 +422,7 @@ fn host(name: &str, scenario: &str) {
             let host = Host::start(scenario, None, |_| {});
             host.go.send(&0).unwrap();
             host.go.receive().expect("the first flow is there");
-            let before = proportional_size();
+            let before = own_memory();
             host.go.receive().expect("all flows are there");
             await_size(before + IDLE * 3 * 1024);
             host.go.send(&0).unwrap();
@@ -620,21 +620,22 @@ fn raise_limit() {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
 }
 
-/// The memory of this process, shared pages by their share, in bytes.
-fn proportional_size() -> u64 {
+/// The memory that this process has made, in bytes. Not the proportional size, in which the share of the program's own text
+/// grows whenever another test program ends.
+fn own_memory() -> u64 {
     let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
-    let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Anonymous:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
 /// Waits until memory has gone down so far.
 fn await_size(most: u64) {
     let begun = Clock::now();
-    while proportional_size() > most {
-        assert!(begun.elapsed() < Span::from_secs(8), "{} bytes, {most} expected", proportional_size());
+    while own_memory() > most {
+        assert!(begun.elapsed() < Span::from_secs(8), "{} bytes, {most} expected", own_memory());
         thread::sleep(Span::from_millis(100)); // between two looks
     }
-    println!("{} bytes after {:?}, at most {most} expected", proportional_size(), begun.elapsed());
+    println!("{} bytes after {:?}, at most {most} expected", own_memory(), begun.elapsed());
 }
 
 /// A second owner of the channel of `in_namespaces`, to be forgotten at the end.
