@@ -242,3 +242,44 @@ fn hostile_text_reaches_the_terminal_escaped() {
     assert_eq!(done.code(), 125);
     assert!(!done.err.contains('\u{1b}') && !done.err.contains('\u{202e}'), "{done:?}");
 }
+
+#[test]
+fn every_lack_of_the_machine_is_named_in_one_message() {
+    root_only!();
+    let jail = Jail::socks5(lab::servers::refusing(), "");
+    let run = jail.run_command("app:proxy", &["true"]);
+    // In a mount namespace of its own: no device, and a /proc of which a part is covered.
+    let mut command = jail.command(
+        "unshare".as_ref(),
+        &["-m", "sh", "-c", "mount -t tmpfs none /dev/net && mount --bind /dev/null /proc/kmsg && exec \"$@\"", "sh"],
+    );
+    command.arg(run.get_program()).args(run.get_args());
+    let done = lab::child::run(command);
+    assert_eq!(done.code(), 125, "{done:?}");
+    for text in ["/dev/net/tun", "modprobe tun", "/proc/kmsg", "--proc host-masked"] {
+        assert!(done.err.contains(text), "{text}: {done:?}");
+    }
+}
+
+#[test]
+fn the_nearest_network_is_named_also_for_nil_and_for_a_wrong_namespace() {
+    let jail = Jail::socks5(lab::servers::refusing(), "");
+    for (given, meant) in [("nul", "nil"), ("ap.net:proxy", "app:proxy"), ("prxoy", "app:proxy")] {
+        let done = jail.run(given, &["true"]);
+        assert_eq!(done.code(), 125, "{done:?}");
+        assert!(done.err.contains(&format!("did you mean {meant}?")), "{done:?}");
+    }
+}
+
+#[test]
+fn a_user_without_a_home_is_told_where_to_put_the_state() {
+    let jail = Jail::socks5(lab::servers::refusing(), "");
+    let mut command = jail.run_command("app:proxy", &["true"]);
+    // Neither can be made by anybody.
+    command.env_remove("XDG_RUNTIME_DIR").env("XDG_RUNTIME_DIR", "/proc/none").env("HOME", "/proc/none");
+    let done = lab::child::run(command);
+    if !lab::is_root() {
+        assert_eq!(done.code(), 125, "{done:?}");
+        assert!(done.err.contains("XDG_STATE_HOME"), "{done:?}");
+    }
+}

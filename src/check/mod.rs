@@ -22,8 +22,13 @@ pub use probes::{Need, Row, State};
 ///
 /// For `run` after a start that failed. Takes some milliseconds: each probe is tried. The caller must be single-threaded.
 pub fn explain_failure() -> Option<String> {
-    let missing: Vec<Row> =
+    let mut missing: Vec<Row> =
         probes::PROBES.iter().filter(|p| p.need.is_required()).map(probes::Probe::run).filter(Row::is_fatal).collect();
+    // Only causes: what fails for want of another row is not a lack of its own.
+    missing.retain(|row| row.remedy.as_deref() != Some(namespaces::EARLIER));
+    if missing.iter().any(|row| row.name == "tun-device") {
+        missing.retain(|row| row.name != "tun-works");
+    }
     if missing.is_empty() {
         return None;
     }

@@ -12,6 +12,9 @@ use crate::tun;
 
 const USERNS_REMEDY: &str = "sudo sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000 (for good: the same lines in /etc/sysctl.d/60-netjail.conf); in a container the seccomp profile has to allow unshare and clone";
 
+/// The remedy of a row that says nothing of its own.
+pub const EARLIER: &str = "repair the namespaces first (rows above)";
+
 /// Whether this is the refusal that AppArmor's restriction causes: a user namespace that can do nothing.
 pub fn is_apparmor(errno: Errno) -> bool {
     let restricted =
@@ -25,7 +28,7 @@ fn finding(outcome: Outcome, works: &str, remedy: &str) -> Finding {
         Err(failure) if is_apparmor(failure.errno) => {
             Finding::missing(format!("{failure} (AppArmor restricts user namespaces)"), "sudo netjail doctor --fix")
         }
-        Err(failure) if failure.is_earlier() => Finding::missing(failure, "repair the namespaces first (rows above)"),
+        Err(failure) if failure.is_earlier() => Finding::missing(failure, EARLIER),
         Err(failure) => Finding::missing(failure, remedy),
     }
 }
@@ -37,6 +40,10 @@ pub fn user() -> Finding {
         caller.map_self()
     });
     match outcome {
+        Err(failure) if failure.errno == Errno::ENOENT => Finding::missing(
+            format!("{failure} (there is no /proc)"),
+            "sudo mount -t proc proc /proc; in a chroot: mount one into it",
+        ),
         Err(failure) if !is_apparmor(failure.errno) => Finding::missing(failure, USERNS_REMEDY),
         other => finding(other, "made", USERNS_REMEDY),
     }

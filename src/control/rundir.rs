@@ -1,6 +1,6 @@
 //! The run folder: where a live jail's control socket is found.
 //!
-//! `$XDG_RUNTIME_DIR/netjail`, else `/run/netjail` for root, else `run` in the state folder; 0700, and masked in every jail.
+//! `$XDG_RUNTIME_DIR/netjail`, else `/run/netjail` for root who may have it, else `run` in the state folder; 0700, and masked in every jail.
 //! A socket that refuses connections belongs to a warden that is gone, and is removed by whoever notices.
 
 use std::env;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
-use nix::unistd::Uid;
+use nix::unistd::{AccessFlags, Uid, access};
 
 use super::channel::Channel;
 use super::messages::{ClientAnswer, ClientRequest};
@@ -24,6 +24,17 @@ pub enum RunError {
     /// The folder or a socket in it.
     #[error("{path}: {source}")]
     Io {
+        /// Which.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// There is no place for it, as for a service's user without a home.
+    #[error(
+        "the run folder {path} can not be made: {source}; set XDG_STATE_HOME, or XDG_RUNTIME_DIR, to a folder of yours (a \
+         systemd unit: StateDirectory=netjail and Environment=XDG_STATE_HOME=%S/netjail)"
+    )]
+    Create {
         /// Which.
         path: PathBuf,
         /// The kernel's answer.
@@ -58,14 +69,25 @@ pub fn path(state: &Path) -> PathBuf {
     {
         return PathBuf::from(runtime).join("netjail");
     }
-    // Root of a user namespace is not the owner of /run.
-    let owns_run = Uid::effective().is_root() && fs::metadata("/run").is_ok_and(|m| m.uid() == 0);
-    if owns_run { PathBuf::from("/run/netjail") } else { state.join("run") }
+    let system = Path::new("/run/netjail");
+    if Uid::effective().is_root() && could_be_own(system) { system.to_owned() } else { state.join("run") }
+}
+
+/// Root of a user namespace may find that the real root's folder is there, or that it may make none.
+fn could_be_own(folder: &Path) -> bool {
+    match fs::symlink_metadata(folder) {
+        Ok(found) => found.uid() == Uid::effective().as_raw(),
+        Err(_) => folder.parent().is_some_and(|parent| access(parent, AccessFlags::W_OK).is_ok()),
+    }
 }
 
 /// Makes the folder, or checks that it is the caller's alone.
 pub fn create(folder: &Path) -> Result<(), RunError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(RunError::io(folder))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|source| RunError::Create { path: folder.to_owned(), source })?;
     let found = fs::symlink_metadata(folder).map_err(RunError::io(folder))?;
     if !found.is_dir() || found.uid() != Uid::effective().as_raw() || found.mode() & 0o077 != 0 {
         return Err(RunError::NotPrivate(folder.to_owned()));

@@ -106,14 +106,21 @@ impl Incomplete {
             Self::Ambiguous(candidates) => format!("write one of {}", list(candidates)),
             Self::Unknown(name) => {
                 let ids: Vec<String> = loaded.networks.keys().map(Id::to_string).collect();
-                // A bare name is compared with bare names.
-                let near = match name.contains(':') {
-                    true => nearest(name, ids.iter().map(String::as_str)).map(str::to_owned),
-                    false => nearest(name, loaded.networks.keys().map(Id::name))
-                        .and_then(|bare| loaded.networks.keys().find(|id| id.name() == bare))
-                        .map(Id::to_string),
+                // A bare name is compared with bare names, and so is one in a namespace that has nothing alike.
+                let near_bare = |given: &str| {
+                    let names = loaded.networks.keys().map(Id::name).chain(["nil"]);
+                    let bare = nearest(given, names).filter(|_| !given.is_empty())?;
+                    let id = loaded.networks.keys().find(|id| id.name() == bare);
+                    Some(id.map_or_else(|| bare.to_owned(), Id::to_string))
+                };
+                let near = match name.rsplit_once(':') {
+                    Some((_, bare)) => nearest(name, ids.iter().map(String::as_str))
+                        .map(str::to_owned)
+                        .or_else(|| near_bare(bare).filter(|id| id != "nil")),
+                    None => near_bare(name),
                 };
                 match near {
+                    Some(id) if ids.is_empty() => format!("did you mean {id}? (the registry has no networks)"),
                     Some(id) => format!("did you mean {id}? (there are: {})", shortened(&ids)),
                     None if ids.is_empty() => "the registry has no networks".into(),
                     None => format!("there are: {}", shortened(&ids)),

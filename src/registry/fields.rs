@@ -203,7 +203,7 @@ impl<'n> Fields<'n> {
                         node.span.clone(),
                         format!("`{key}` of {}: {why}", self.owner),
                     )
-                    .expected("needed by this network")
+                    .expected("needed here")
                     .help("provide it, or choose another network"),
                 );
                 None

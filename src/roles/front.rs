@@ -24,6 +24,7 @@ use super::fork::{self, Bond};
 use super::signals::{Received, Signals, die_by};
 use super::terminal::Terminal;
 use super::{RunOptions, init, streams, warden};
+use crate::check;
 use crate::control::channel::{self, Channel, ChannelError};
 use crate::control::messages::{Ending, FrontToInit, FrontToWarden, InitToFront, Prepared, Refusal, WardenToFront};
 use crate::control::worker::DRAIN_MOST;
@@ -75,6 +76,10 @@ pub fn run(options: &RunOptions, ignored: u64) -> i32 {
             say(&text);
             OWN_FAILURE
         }
+        Err(Stop::NotBuilt(Refusal(text))) => {
+            say(&with_what_is_missing(text));
+            OWN_FAILURE
+        }
         Err(Stop::NotRun(error)) => not_run(&error),
         Err(Stop::Interrupted(number)) => {
             streams.finish();
@@ -95,9 +100,21 @@ pub fn not_run(error: &StageError) -> i32 {
     }
 }
 
+/// The failure, and all that this machine lacks for a jail: the first lack alone would be found, then the second.
+fn with_what_is_missing(failure: String) -> String {
+    // A process that can not be looked into can not write the id maps of what it tries.
+    let _ = prctl::set_dumpable(true);
+    match check::explain_failure() {
+        Some(lacks) => format!("{failure}\n\n{lacks}"),
+        None => failure,
+    }
+}
+
 /// Why there is no ending to report.
 enum Stop {
     Refused(Refusal),
+    /// The jail could not be made, perhaps because of this machine.
+    NotBuilt(Refusal),
     NotRun(StageError),
     /// A signal came before there was a jail.
     Interrupted(i32),
@@ -144,7 +161,7 @@ fn supervise(options: &RunOptions, ignored: u64) -> Result<Ending, Stop> {
     let plan = init::Plan::new(options, &prepared, attributes, environment).map_err(Refusal)?;
 
     // SAFETY: front has started no thread.
-    let side = unsafe { namespaces::clone_into_new() }.map_err(|e| Refusal(namespaces::explain(&e)))?;
+    let side = unsafe { namespaces::clone_into_new() }.map_err(|e| Stop::NotBuilt(Refusal(namespaces::explain(&e))))?;
     let child = match side {
         Side::Child => {
             drop((to_warden, to_init, handled));
@@ -333,12 +350,13 @@ impl Watch<'_> {
                 notes.iter().filter(|note| note.important || self.verbose).for_each(|note| say(&note.text));
                 None
             }
-            Ok((InitToFront::Failed(refusal), _)) => Some(Err(refusal.into())),
+            Ok((InitToFront::Failed(refusal), _)) => Some(Err(Stop::NotBuilt(refusal))),
             Ok((InitToFront::Running, _)) => {
                 self.running = true;
                 None
             }
-            Ok((InitToFront::NotRun(error), _)) => Some(Err(Stop::NotRun(error))),
+            Ok((InitToFront::NotRun(error), _)) if error.exec => Some(Err(Stop::NotRun(error))),
+            Ok((InitToFront::NotRun(error), _)) => Some(Err(Stop::NotBuilt(Refusal(error.to_string())))),
             Ok((InitToFront::Stopped(_), _)) => {
                 // Back by SIGCONT, which is passed on for a command that was stopped alone.
                 let _ = raise(Signal::SIGSTOP);
