@@ -56,7 +56,10 @@ pub fn build(plan: &Plan, ends: &Ends) -> Result<(), Refusal> {
     let mut notes: Vec<Note> =
         notes.iter().map(|note| Note { text: note.to_string(), important: important(note) }).collect();
     if !landlock::scope().is_ok_and(|applied| applied) {
-        let text = "this kernel has no Landlock scopes (Linux 6.12): one layer less".into();
+        let text =
+            "this kernel has no Landlock scopes (Linux 6.12): the command can signal the other processes of its \
+                    process group, which is the caller's job; begin it with setsid(1) if it may not"
+                .into();
         notes.push(Note { text, important: false });
     }
     if !notes.is_empty() {
