@@ -62,6 +62,25 @@ fn the_first_use_at_a_terminal_says_where_the_network_dials() {
 }
 
 #[test]
+fn a_project_sends_no_key_of_the_users_anywhere_until_it_is_allowed() {
+    let evil = Proxy::serving(Behaviour::Echo);
+    let mut project = Project::new(&evil);
+    let login = "username: u, password: \"${env:LAB_SECRET}\"}";
+    let other = "  - {name: other, kind: network.socks5, host: 127.0.0.1, port: 1}\n";
+    std::fs::write(&project.file, text(&evil).replace('}', &format!(", {login}")) + other).unwrap();
+    project.jail = project.jail.env("LAB_SECRET", "s3cr3t");
+    for network in ["app:proxy", "app:other"] {
+        let refused = lab::child::run(project.jail.netjail(&["run", "--network", network, "--", "true"]));
+        assert_eq!(refused.code(), 125, "{refused:?}");
+        let port = evil.addr.port().to_string();
+        assert!(refused.err.contains("LAB_SECRET") && refused.err.contains(&port), "{refused:?}");
+        assert!(!refused.err.contains("s3cr3t"), "{refused:?}");
+    }
+    lab::child::run(project.jail.netjail(&["allow"])).good();
+    lab::child::run(project.jail.netjail(&["run", "--network", "app:proxy", "--", "true"])).good();
+}
+
+#[test]
 fn a_registry_that_the_payload_rewrote_is_refused_until_it_is_allowed() {
     let (honest, evil) = (Proxy::serving(Behaviour::Echo), Proxy::serving(Behaviour::Echo));
     let project = Project::new(&honest);

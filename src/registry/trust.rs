@@ -381,6 +381,23 @@ pub fn allow(store: &Store, loaded: &Loaded) -> Result<String, TrustError> {
     })
 }
 
+/// Which networks of a project are sent what it names by `${env:}` or `${file:}`, and where they dial; none where nothing
+/// is. On a first use that has to be asked for, whichever network is chosen: what is believed is the whole project.
+pub fn secrets_sent(loaded: &Loaded) -> Option<String> {
+    if !matches!(loaded.place, Some(Place::Project(_))) {
+        return None;
+    }
+    let sent: Vec<String> = loaded
+        .networks
+        .values()
+        .filter(|defined| !defined.secret_sources.is_empty())
+        .map(|defined| {
+            format!("{} sends {} to {}", defined.network.id, defined.secret_sources.join(" and "), defined.dials)
+        })
+        .collect();
+    (!sent.is_empty()).then(|| sent.join("; "))
+}
+
 /// The line for a terminal at a project's first use: where the chosen network dials and which secrets it sends there.
 pub fn first_use(loaded: &Loaded, choice: &Choice) -> String {
     let folder = escape_path(loaded.project.as_deref().unwrap_or(&loaded.cwd));

@@ -44,6 +44,13 @@ pub fn build(view: &mut View<'_>) -> Result<(), MountError> {
             }
         }
     }
+    // The name of an allowed socket stands for whatever is bound there, for its server may be started again; that takes the
+    // mount over it off. On a mount of its own the folder takes no link and no rename from another one (EXDEV).
+    for socket in &plan.sockets {
+        if let Ok(real) = socket.canonicalize() {
+            pin_ancestors(view, &real)?;
+        }
+    }
     match plan.log_file.as_ref().and_then(|log| log.canonicalize().ok()) {
         Some(log) => cover_log(view, &log, &done),
         None => Ok(()),

@@ -72,6 +72,8 @@ pub struct Plan {
     pub secret_files: Vec<PathBuf>,
     /// The log that is being written: neither read nor changed by the jail that it is about.
     pub log_file: Option<PathBuf>,
+    /// `--allow-socket`: no other socket can be moved or linked to one of these names from another folder.
+    pub sockets: Vec<PathBuf>,
     /// What home is.
     pub home: HomeView,
     /// `--ro PATH`.
@@ -102,6 +104,7 @@ impl Plan {
             masked_folders: Vec::new(),
             secret_files: Vec::new(),
             log_file: None,
+            sockets: Vec::new(),
             home: HomeView::default(),
             read_only: Vec::new(),
             read_write: Vec::new(),

@@ -157,6 +157,24 @@ fn the_log_in_the_working_folder_is_not_the_jails_to_read_or_change() {
 }
 
 #[test]
+fn no_other_socket_gets_the_name_of_an_allowed_one_that_was_started_again() {
+    for world in World::each() {
+        fs::create_dir(world.path("work/agent")).unwrap();
+        world.give(&world.path("work/agent"));
+        let (allowed, other) = (world.path("work/agent/s"), world.write("work/other", ""));
+        let first = UnixListener::bind(&allowed).unwrap();
+        let plan = Plan { sockets: vec![allowed.clone()], read_write: vec![allowed.clone()], ..world.plan() };
+        world.jail(&plan, |_| {
+            let again = world.path("work/agent/again");
+            assert_eq!(errno(fs::hard_link(&other, &again)), Errno::EXDEV);
+            assert_eq!(errno(fs::rename(&other, &again)), Errno::EXDEV);
+            assert_eq!(errno(fs::rename(world.path("work/agent"), world.path("work/moved"))), Errno::EBUSY);
+        });
+        drop(first);
+    }
+}
+
+#[test]
 fn sys_and_proc_show_this_network_and_cannot_be_written() {
     for world in World::each() {
         let plan = world.plan();

@@ -97,6 +97,7 @@ fn view(options: &RunOptions, prepared: &Prepared, command: &Command) -> Result<
     view.command = payload::find_program(&command.argv[0], &command.directory, &command.environment);
     view.masked_folders = prepared.hidden_folders.clone();
     view.secret_files = prepared.secret_files.clone();
+    view.sockets.clone_from(&options.allow_sockets);
     let log = options.log.as_ref().filter(|log| log.as_os_str() != "-");
     view.log_file = log.map(|log| command.directory.join(log));
     let asked = &options.view;

@@ -13,6 +13,7 @@ use super::host;
 use crate::control::channel::Channel;
 use crate::control::messages::{FrontToWarden, HostView, Prepared, Refusal, RelaySetup, WardenToFront};
 use crate::control::rundir;
+use crate::log::escape;
 use crate::log::sink::Sink;
 use crate::names::resolv;
 use crate::overlay;
@@ -120,6 +121,20 @@ fn believe(
             // A failure only matters to a protection that notices projects which appear later.
             let _ = trust::remember_folder(&store, loaded);
             Ok(())
+        }
+        // A project that somebody else wrote would send the user's own keys to a proxy that it names.
+        trust::Trust::FirstUse(folder) if trust::secrets_sent(loaded).is_some() => {
+            let sent = trust::secrets_sent(loaded).unwrap_or_default();
+            let first_use = format!("first use of the registry in {}: {sent}", escape(&folder.to_string_lossy()));
+            if stdin().is_terminal() && stderr().is_terminal() {
+                let _ = front.send(&WardenToFront::Ask(format!("{first_use}; go on and allow it?")));
+                if let Ok((FrontToWarden::Answer(true), _)) = front.receive() {
+                    return trust::remember(&store, loaded).map_err(refuse);
+                }
+            }
+            Err(Refusal(format!(
+                "{first_use}; that is not done unasked: if it is meant, say `netjail allow` in that folder"
+            )))
         }
         trust::Trust::FirstUse(_) => {
             if stderr().is_terminal() && !options.quiet {
