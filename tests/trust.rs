@@ -62,22 +62,20 @@ fn the_first_use_at_a_terminal_says_where_the_network_dials() {
 }
 
 #[test]
-fn a_project_sends_no_key_of_the_users_anywhere_until_it_is_allowed() {
+fn a_project_that_is_sent_a_key_of_the_users_says_so_at_its_first_use_also_without_a_terminal() {
     let evil = Proxy::serving(Behaviour::Echo);
     let mut project = Project::new(&evil);
     let login = "username: u, password: \"${env:LAB_SECRET}\"}";
     let other = "  - {name: other, kind: network.socks5, host: 127.0.0.1, port: 1}\n";
     std::fs::write(&project.file, text(&evil).replace('}', &format!(", {login}")) + other).unwrap();
     project.jail = project.jail.env("LAB_SECRET", "s3cr3t");
-    for network in ["app:proxy", "app:other"] {
-        let refused = lab::child::run(project.jail.netjail(&["run", "--network", network, "--", "true"]));
-        assert_eq!(refused.code(), 125, "{refused:?}");
-        let port = evil.addr.port().to_string();
-        assert!(refused.err.contains("LAB_SECRET") && refused.err.contains(&port), "{refused:?}");
-        assert!(!refused.err.contains("s3cr3t"), "{refused:?}");
-    }
-    lab::child::run(project.jail.netjail(&["allow"])).good();
-    lab::child::run(project.jail.netjail(&["run", "--network", "app:proxy", "--", "true"])).good();
+    let run =
+        |network| lab::child::run(project.jail.netjail(&["run", "-q", "--network", network, "--", "true"])).good();
+    let first = run("app:other");
+    let port = evil.addr.port().to_string();
+    assert!(first.err.contains("LAB_SECRET") && first.err.contains(&port), "whichever network is chosen: {first:?}");
+    assert!(!first.err.contains("s3cr3t"), "{first:?}");
+    assert_eq!(run("app:proxy").err, "", "said once");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use postcard::ser_flavors::Size;
 use serde::{Deserialize, Serialize};
 
-use super::Record;
+use super::{Kind, Record};
 use crate::control::channel::MAX_MESSAGE;
 
 /// The most bytes of records in one message; the rest of [`MAX_MESSAGE`] is for what is wrapped round them.
@@ -37,8 +37,10 @@ pub struct Outbox {
 impl Outbox {
     /// Queues a record, or counts it where there is no room.
     pub fn push(&mut self, record: Record) {
+        // Questions are cheap to ask: a flood of them must not push out the record of a flow.
+        let most = if record.kind == Kind::Question { MAX_QUEUED / 2 } else { MAX_QUEUED };
         match encoded_size(&record) {
-            Some(size) if size <= MAX_BATCH && self.bytes + size <= MAX_QUEUED => {
+            Some(size) if size <= MAX_BATCH && self.bytes + size <= most => {
                 self.bytes += size;
                 self.queue.push_back((size, record));
             }

@@ -382,7 +382,7 @@ pub fn allow(store: &Store, loaded: &Loaded) -> Result<String, TrustError> {
 }
 
 /// Which networks of a project are sent what it names by `${env:}` or `${file:}`, and where they dial; none where nothing
-/// is. On a first use that has to be asked for, whichever network is chosen: what is believed is the whole project.
+/// is. To be said at a first use whichever network is chosen: what is believed is the whole project.
 pub fn secrets_sent(loaded: &Loaded) -> Option<String> {
     if !matches!(loaded.place, Some(Place::Project(_))) {
         return None;

@@ -41,11 +41,20 @@ pub(super) struct Stream {
     output: Vec<u8>,
     waiting: u32,
     over: bool,
+    /// It is being looked at: see [`Worker::converse`].
+    conversing: bool,
 }
 
 impl Stream {
     pub fn new(server: SocketAddr) -> Self {
-        Self { server, questions: Frames::new(LARGEST_QUESTION), output: Vec::new(), waiting: 0, over: false }
+        Self {
+            server,
+            questions: Frames::new(LARGEST_QUESTION),
+            output: Vec::new(),
+            waiting: 0,
+            over: false,
+            conversing: false,
+        }
     }
 
     fn reply(&mut self, message: &[u8]) {
@@ -117,6 +126,18 @@ impl Worker {
 
     /// Goes on with a conversation: reads questions while there is room for their replies, writes replies.
     pub(super) fn converse(&mut self, id: FlowId) {
+        match self.stream(id) {
+            // A question that fails at once comes back here from within: the loop that asked it goes on.
+            Some(stream) if !stream.conversing => stream.conversing = true,
+            _ => return,
+        }
+        self.converse_on(id);
+        if let Some(stream) = self.stream(id) {
+            stream.conversing = false;
+        }
+    }
+
+    fn converse_on(&mut self, id: FlowId) {
         loop {
             let now = self.now;
             let Self { flows, stack, .. } = self;

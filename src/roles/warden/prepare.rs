@@ -87,6 +87,10 @@ pub fn choose(options: &RunOptions, front: &Channel<WardenToFront, FrontToWarden
     };
     // Made if they do not exist, so that no jail can make them; but for the system's, which no jail could.
     let mut hidden_folders = vec![search.user, search.state, loaded.settings.state_dir.clone(), run_folder.clone()];
+    // Where netjail looks when XDG_CONFIG_HOME and XDG_STATE_HOME are not set as they are now.
+    let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    hidden_folders
+        .extend(home.iter().flat_map(|home| [home.join(".config/netjail"), home.join(".local/state/netjail")]));
     hidden_folders.extend(Some(search.system).filter(|folder| folder.exists()));
     let mut chosen = Chosen {
         network: choice.network,
@@ -122,22 +126,13 @@ fn believe(
             let _ = trust::remember_folder(&store, loaded);
             Ok(())
         }
-        // A project that somebody else wrote would send the user's own keys to a proxy that it names.
-        trust::Trust::FirstUse(folder) if trust::secrets_sent(loaded).is_some() => {
-            let sent = trust::secrets_sent(loaded).unwrap_or_default();
-            let first_use = format!("first use of the registry in {}: {sent}", escape(&folder.to_string_lossy()));
-            if stdin().is_terminal() && stderr().is_terminal() {
-                let _ = front.send(&WardenToFront::Ask(format!("{first_use}; go on and allow it?")));
-                if let Ok((FrontToWarden::Answer(true), _)) = front.receive() {
-                    return trust::remember(&store, loaded).map_err(refuse);
-                }
-            }
-            Err(Refusal(format!(
-                "{first_use}; that is not done unasked: if it is meant, say `netjail allow` in that folder"
-            )))
-        }
-        trust::Trust::FirstUse(_) => {
-            if stderr().is_terminal() && !options.quiet {
+        trust::Trust::FirstUse(folder) => {
+            // A project that somebody else wrote may send the user's own keys to a proxy that it names: that is said
+            // whoever listens.
+            if let Some(sent) = trust::secrets_sent(loaded) {
+                let folder = escape(&folder.to_string_lossy()).into_owned();
+                let _ = front.send(&WardenToFront::Say(format!("first use of the registry in {folder}: {sent}")));
+            } else if stderr().is_terminal() && !options.quiet {
                 let _ = front.send(&WardenToFront::Say(trust::first_use(loaded, choice)));
             }
             trust::remember(&store, loaded).map_err(refuse)
