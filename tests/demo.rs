@@ -43,7 +43,7 @@ fn the_demo_leaves_nothing_behind_and_writes_nothing_of_the_users() {
 fn a_program_file_in_tmp_can_run_the_demo() {
     let temporary = tempfile::Builder::new().prefix("netjail-test-").tempdir_in("/tmp").unwrap();
     let copy = temporary.path().join("netjail");
-    std::fs::copy(lab::jail::binary(), &copy).unwrap();
+    lab::copy(lab::jail::binary(), &copy);
     demo(&Jail::new(), &copy).good();
 }
 

@@ -123,6 +123,34 @@ fn a_proxy_that_never_answers_is_a_time_out_after_the_configured_time() {
 }
 
 #[test]
+fn a_dial_that_a_program_gives_up_closes_the_proxys_connection_while_the_program_lives_on() {
+    const GIVE_UP: &str = "import socket, sys
+for n, family, host in ((1, socket.AF_INET, '203.0.113.10'), (2, socket.AF_INET6, '2001:db8::10')):
+    dial = socket.socket(family)
+    dial.setblocking(False)
+    dial.connect_ex((host, 80))
+    print('dialled', n, flush=True)
+    sys.stdin.readline()
+    dial.close()
+    print('closed', n, flush=True)
+    sys.stdin.readline()
+";
+    let proxy = Proxy::new(|_| Answer::Silence);
+    // So long that nothing but the program's own word can be what closes it.
+    let jail = Jail::socks5(proxy.addr, "connect_timeout: 10m");
+    let mut running = jail.start("app:proxy", &["python3", "-c", GIVE_UP]);
+    for asked in 1..=2 {
+        running.until(&format!("dialled {asked}"));
+        proxy.wait_asked(asked);
+        running.say("\n");
+        running.until(&format!("closed {asked}"));
+        proxy.wait_nth_left(asked);
+        running.say("\n");
+    }
+    assert_eq!(running.finish().code(), 0);
+}
+
+#[test]
 fn isolation_sends_fresh_credentials_for_every_dial_or_every_jail() {
     for (isolate, different) in [("true", 3), ("jail", 1)] {
         let manner = Manner { greeting: Greeting::Login(String::new(), String::new()), ..Manner::default() };

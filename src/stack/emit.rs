@@ -73,6 +73,17 @@ pub(super) fn reset(out: &mut Vec<u8>, client: IpAddr, server: IpAddr, segment: 
     finish(out, server, client, TCP, 16);
 }
 
+/// A segment without a flag, for a client whose SYN waits: a socket in SYN-SENT drops it without a word, and one that was
+/// closed meanwhile, which sends nothing of its own, answers with a reset (RFC 9293 sections 3.10.7.3 and 3.10.7.1).
+pub(super) fn still_there(out: &mut Vec<u8>, client: IpAddr, server: IpAddr, syn: &Tcp) {
+    begin(out, server, client, TCP, 20);
+    out.extend_from_slice(&syn.destination_port.to_be_bytes());
+    out.extend_from_slice(&syn.source_port.to_be_bytes());
+    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(&[5 << 4, 0, 0, 0, 0, 0, 0, 0]);
+    finish(out, server, client, TCP, 16);
+}
+
 /// The ICMP error that says why, from the address that was asked for; `quoted` is the packet that caused it.
 /// [`Refusal::Refused`] is *port unreachable* here, which a datagram's sender sees as ECONNREFUSED.
 pub(super) fn unreachable(out: &mut Vec<u8>, client: IpAddr, server: IpAddr, quoted: &[u8], refusal: Refusal) {

@@ -144,8 +144,8 @@ impl Held {
         *self = Self { gap, ..Self::new(now, packet, tcp) };
     }
 
-    /// When the client must have given up. A kernel at most doubles the gap between two SYNs, and one may be lost; a program
-    /// that closes a socket in SYN-SENT sends nothing, so this silence is all there is to see.
+    /// When the client must have given up, should it not say so when it is [asked](emit::still_there): a kernel at most doubles
+    /// the gap between two SYNs, and one may be lost.
     pub fn patience_ends(&self) -> Instant {
         self.seen + FIRST_PATIENCE.max(self.gap * 4 + Duration::from_secs(2))
     }

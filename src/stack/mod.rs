@@ -51,6 +51,10 @@ use packet::{Packet, Parsed, Tcp};
 /// How many packets one flow sends before the next one's turn.
 const BURST: usize = 64;
 
+/// How often a client whose dial is under way is looked at, and how many may be looked at so often.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const LOOKED_AT_OFTEN: u32 = 64;
+
 /// The least time to a flow's next look when smoltcp says "now" but has nothing to send.
 const FLOOR: Duration = Duration::from_millis(10);
 
@@ -332,6 +336,7 @@ impl Stack {
 
     /// Does what has become due.
     pub fn expire(&mut self, now: Instant, sink: &mut dyn Sink) {
+        let look_again = LOOK_AGAIN * (1 + self.table.pending() as u32 / LOOKED_AT_OFTEN);
         while let Some((at, id)) = self.deadlines.due(now) {
             let Some(flow) = self.table.get_mut(id) else { continue };
             if flow.registered != Some(at) {
@@ -345,7 +350,10 @@ impl Stack {
                         self.table.remove(id);
                         self.events.push_back(Event::DialAbandoned { flow: id });
                     } else {
-                        self.deadlines.set(id, ends, &mut flow.registered);
+                        emit::still_there(&mut self.reply, flow.client.ip(), flow.server.ip(), &held.tcp);
+                        sink.send(&self.reply);
+                        let next = ends.min(now + look_again);
+                        self.deadlines.set(id, next, &mut flow.registered);
                     }
                 }
                 Phase::Live(live) if live.is_half_closed() && now >= live.progress + self.config.half_close => {
@@ -457,7 +465,7 @@ impl Stack {
             sink.send(&self.reply);
             return;
         }
-        let ends = held.patience_ends();
+        let ends = held.patience_ends().min(now + LOOK_AGAIN);
         let phase = Phase::Pending(held);
         let flow = Flow { key, client, server, phase, registered: None, ready_queued: false, egress_queued: false };
         let id = self.table.insert(flow);

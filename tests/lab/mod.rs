@@ -103,6 +103,12 @@ pub fn tool(name: &str) -> String {
     file.to_str().unwrap().to_owned()
 }
 
+/// Copies a program by a process of its own: a thread of this one that forks meanwhile would hold the copy open for writing, and
+/// nobody could execute it (ETXTBSY).
+pub fn copy(from: impl AsRef<std::ffi::OsStr>, to: &std::path::Path) {
+    assert!(std::process::Command::new("cp").arg(from.as_ref()).arg(to).status().unwrap().success());
+}
+
 /// Waits until the closure gives something; panics with `what` after `limit`.
 pub fn wait_for<T>(what: &str, limit: Duration, mut state: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();

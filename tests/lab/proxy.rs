@@ -164,8 +164,13 @@ impl Proxy {
 
     /// Waits until a client has gone away from an unanswered request, and says when that was.
     pub fn wait_left(&self) -> Instant {
+        self.wait_nth_left(1)
+    }
+
+    /// The same for the `n`th, from 1.
+    pub fn wait_nth_left(&self, n: usize) -> Instant {
         super::wait_for("a client that goes away", Duration::from_secs(20), || {
-            self.state.left.lock().unwrap().first().copied()
+            self.state.left.lock().unwrap().get(n - 1).copied()
         })
     }
 }

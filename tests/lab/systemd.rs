@@ -50,8 +50,8 @@ pub fn boot(script: &str, files: &[(&str, &str)], masked_proc: bool) -> Finished
     let mut unpack = Command::new("tar");
     unpack.arg("-C").arg(&root).arg("-xf").arg(tree().unwrap());
     super::child::run(unpack).good();
-    std::fs::copy(super::jail::binary(), root.join("netjail")).unwrap();
-    std::fs::copy(super::tool("probe"), root.join("probe")).unwrap();
+    super::copy(super::jail::binary(), &root.join("netjail"));
+    super::copy(super::tool("probe"), &root.join("probe"));
     for (name, text) in files {
         std::fs::write(root.join(name.trim_start_matches('/')), text).unwrap();
     }
