@@ -188,8 +188,8 @@ impl Drop for Stage {
 }
 
 /// Variables that say where netjail keeps things.
-const FOLDERS: [(&str, &str); 3] =
-    [("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "state"), ("XDG_RUNTIME_DIR", "run")];
+const FOLDERS: [(&str, &str); 4] =
+    [("HOME", "home"), ("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "state"), ("XDG_RUNTIME_DIR", "run")];
 
 fn registry_path(folder: &Path) -> PathBuf {
     folder.join("registry.yaml")
