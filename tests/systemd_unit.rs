@@ -19,10 +19,10 @@ fn the_lab_boots_a_host_and_runs_a_script_in_it() {
 fn a_unit_runs_behind_a_proxy() {
     root_only!();
     require!(lab::systemd::lack().is_none(), "{}", lab::systemd::lack().unwrap());
-    let script = "ip link set lo up; ip addr add 203.0.113.80/32 dev lo; microsocks -i 0.0.0.0 -p 1080 &\n\
+    let script = "ip link set lo up; ip addr add 203.0.113.80/32 dev lo; microsocks -i 0.0.0.0 -p 1080 & proxy=$!\n\
                   until (exec 3<>/dev/tcp/127.0.0.1/1080) 2>/dev/null; do sleep 0.05; done\n\
                   systemd-run --wait --pipe -q /netjail run --registry /registry.yaml --network app:proxy -- \
-                  /probe connect 203.0.113.80:1080; echo code $?";
+                  /probe connect 203.0.113.80:1080; echo code $?\nkill $proxy; wait";
     let script = format!("cat >/inner <<'EOF'\n{script}\nEOF\nbash /inner");
     let done = lab::systemd::boot(&script, &[("registry.yaml", REGISTRY)], false);
     assert!(done.out.contains("code 0") && done.out.contains("connected 203.0.113.80"), "{done:?}");

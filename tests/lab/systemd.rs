@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::child::{Finished, Running};
@@ -42,7 +43,8 @@ fn tree() -> Result<PathBuf, String> {
 }
 
 /// Boots a host in which a unit runs the script (as root, with `/netjail`, `/probe` and the given files) and powers it off.
-/// What is returned is the host's journal of that script.
+/// What is returned is what the script printed. It must end what it started: with version 1 of the control groups, systemd
+/// in a container may not see that a group has become empty, and waits for `TimeoutStopSec`.
 pub fn boot(script: &str, files: &[(&str, &str)], masked_proc: bool) -> Finished {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("root");
@@ -61,6 +63,7 @@ pub fn boot(script: &str, files: &[(&str, &str)], masked_proc: bool) -> Finished
     std::fs::write(
         root.join("etc/systemd/system/script.service"),
         "[Unit]\nAfter=multi-user.target\n[Service]\nType=oneshot\nExecStart=/bin/sh /script\n\
+         TimeoutStopSec=5\n\
          ExecStopPost=/bin/sh -c 'echo status $EXIT_STATUS >>/result'\nExecStopPost=systemctl --no-block poweroff\n\
          [Install]\nWantedBy=default.target\n",
     )
@@ -68,11 +71,14 @@ pub fn boot(script: &str, files: &[(&str, &str)], masked_proc: bool) -> Finished
     let wants = root.join("etc/systemd/system/default.target.wants");
     std::fs::create_dir_all(&wants).unwrap();
     std::os::unix::fs::symlink("/etc/systemd/system/script.service", wants.join("script.service")).unwrap();
+    // Boots run side by side, and the name is also that of a folder of nspawn's.
+    static BOOTS: AtomicU32 = AtomicU32::new(0);
+    let boot = BOOTS.fetch_add(1, Ordering::Relaxed);
     let mut nspawn = Command::new("systemd-nspawn");
     nspawn.env("SYSTEMD_SECCOMP", "0").env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "network");
     nspawn.arg("-q").arg("-D").arg(&root);
     nspawn.args(["-b", "--private-network", "--register=no", "--keep-unit", "--capability=all", "--console=pipe"]);
-    nspawn.args(["--bind=/dev/net/tun", &format!("--machine=netjail-test-{}", std::process::id())]);
+    nspawn.args(["--bind=/dev/net/tun", &format!("--machine=netjail-test-{}-{boot}", std::process::id())]);
     let mut done = Running::start(nspawn).finish_within(Duration::from_secs(120));
     done.out = std::fs::read_to_string(root.join("result")).unwrap_or_default();
     done
