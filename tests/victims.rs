@@ -216,7 +216,7 @@ fn a_name_service_cache_answers_no_jail() {
         as_user = netjail(&jail, &format!("--user {user}")),
     );
     let done = lab::child::run(root.command(Path::new("unshare"), &["-m", "--", "bash", "-c", &script]));
-    let (controls, jails) = done.out.split_once("jail-root").expect(&format!("{done:#?}"));
+    let (controls, jails) = done.out.split_once("jail-root").unwrap_or_else(|| panic!("{done:#?}"));
     assert_eq!(controls.matches("found 1").count(), 2, "{done:#?}");
     assert!(
         !jails.contains("found")
@@ -258,7 +258,7 @@ true"#;
 
 /// A mirror of a folder, served by a process of the same user.
 struct Fuse {
-    server: Running,
+    _server: Running,
     at: PathBuf,
 }
 
@@ -270,7 +270,7 @@ impl Fuse {
         std::fs::write(source.join("file"), SECRET).unwrap();
         let words = ["-f", "--no-allow-other", source.to_str().unwrap(), at.to_str().unwrap()];
         let server = start(jail, "bindfs", &words, &at.join("file"));
-        Self { server, at: at.to_owned() }
+        Self { _server: server, at: at.to_owned() }
     }
 }
 
@@ -279,7 +279,6 @@ impl Drop for Fuse {
         let mut unmount = Command::new("fusermount3");
         unmount.arg("-uz").arg(&self.at);
         let _ = lab::child::run(unmount);
-        let _ = self.server.signal(nix::sys::signal::Signal::SIGTERM);
     }
 }
 
