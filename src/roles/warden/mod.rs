@@ -29,9 +29,9 @@ use crate::control::messages::{
     WardenToRelay, take,
 };
 use crate::control::worker::{FromWarden, ToWarden};
+use crate::escape::escape;
 use crate::jail::seccomp::install::{Scope, install};
 use crate::jail::seccomp::roles as cages;
-use crate::log::escape;
 use crate::log::sink::Sink;
 use crate::log::summary::Summary;
 use crate::mediate::{FromMediator, ToMediator};
