@@ -12,6 +12,7 @@ mod dialler;
 mod finish;
 mod host;
 mod prepare;
+mod sockets;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -152,6 +153,9 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
     // Before the standard streams go: the log may be standard error.
     let chosen = prepare::choose(options, &ends.front)?;
     let sink = prepare::open_log(options, &chosen)?;
+    for path in &chosen.sockets {
+        let _ = to_mediator.send(&sockets::allow(path, options)); // Its end is heard in the loop.
+    }
     fork::leave_streams().map_err(|e| own("can not open /dev/null")(&e))?;
     let clients = Clients::bind(options, &chosen).map_err(Refusal)?;
     let dialler = match &chosen.network.kind {
@@ -366,7 +370,7 @@ impl Warden {
                 let (path, why) =
                     (String::from_utf8_lossy(&path).into_owned(), std::io::Error::from_raw_os_error(errno));
                 return self.fail(Refusal(format!(
-                    "--allow-socket {}: {why}; name a socket, or the folder in which its server will make it",
+                    "the socket {} can not be allowed: {why}; name a socket, or the folder in which its server will make it",
                     escape(&path)
                 )));
             }
