@@ -14,6 +14,7 @@ pub mod mediate;
 pub mod names;
 pub mod overlay;
 pub mod policy;
+pub mod probe;
 pub mod registry;
 pub mod roles;
 pub mod stack;

@@ -10,7 +10,6 @@ use super::prepare::Chosen;
 use crate::control::channel::{Channel, ChannelError};
 use crate::control::messages::{ClientAnswer, ClientRequest, JailStatus};
 use crate::control::rundir::Listener;
-use crate::control::rundir::{self, Listener};
 use crate::escape::escape;
 use crate::roles::RunOptions;
 
