@@ -161,6 +161,43 @@ fn web_server(at: At, tls: bool) -> Real {
     })
 }
 
+/// nginx over TLS, for the address itself and `whoami.test`, with an authority of its own in `Real::folder` + `ca.pem`:
+/// `/` answers with the caller's address, `/json` with JSON that has it, `/busy` with 503.
+pub fn whoami_tls(at: At) -> Real {
+    start("nginx", at, |addr, folder, mut c| {
+        certificate(folder, &addr.ip().to_string());
+        let at = folder.display();
+        let text = format!(
+            "daemon off; master_process off; pid {at}/pid; error_log stderr; {user}\nevents {{}}\n\
+             http {{ access_log {at}/access.log; client_body_temp_path {at}/b; proxy_temp_path {at}/p;\n\
+             fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\n\
+             server {{ listen {addr} ssl; ssl_certificate {at}/cert.pem; ssl_certificate_key {at}/key.pem;\n\
+             location = / {{ return 200 \"$remote_addr\\n\"; }}\n\
+             location = /json {{ return 200 '{{\"IP\":\"$remote_addr\"}}'; }}\n\
+             location = /busy {{ return 503; }} }} }}\n",
+            user = if super::is_root() { "user root;" } else { "" }
+        );
+        let file = folder.join("nginx.conf");
+        std::fs::write(&file, text).unwrap();
+        c.arg("-p").arg(folder).arg("-e").arg("stderr").arg("-c").arg(file);
+        c
+    })
+}
+
+/// An authority, and a certificate of its for an address and `whoami.test`.
+fn certificate(folder: &Path, ip: &str) {
+    let openssl = |words: &str| {
+        let mut c = command("openssl");
+        c.current_dir(folder).args(words.split(' '));
+        run(c).good();
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=lab"));
+    openssl(&format!("req {key} -keyout key.pem -out request.pem -subj /CN=whoami.test"));
+    std::fs::write(folder.join("names"), format!("subjectAltName=IP:{ip},DNS:whoami.test\n")).unwrap();
+    openssl("x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile names");
+}
+
 /// sshd for the user who runs the tests; the key is `Real::folder` + `key`.
 pub fn sshd(at: At) -> Real {
     if super::is_root() {
