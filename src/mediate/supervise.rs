@@ -54,6 +54,10 @@ pub(super) enum Down {
     },
     /// Datagram sockets may be connected to any path.
     AllowDatagrams,
+    /// Beside it: both sockets of the letterbox.
+    Letterbox,
+    /// Read what is left there.
+    ReadLetters,
 }
 
 /// From the worker.
@@ -88,6 +92,8 @@ pub(super) struct State {
     pub bound: Bound,
     pub allowed: Allowed,
     pub allow_datagrams: bool,
+    /// Two or none. Only a worker reads them.
+    pub letterbox: Vec<OwnedFd>,
     pub flight: Flight,
 }
 
@@ -120,6 +126,7 @@ pub fn run(setup: Setup) -> Result<(), MediateError> {
         bound: Bound::default(),
         allowed: Allowed::default(),
         allow_datagrams: setup.allow_datagrams,
+        letterbox: Vec::new(),
         flight,
     };
     nonblocking(setup.control.as_fd()).map_err(system("prepare its channel"))?;
@@ -169,6 +176,7 @@ fn start_worker(state: &mut State, not_for_it: &[RawFd]) -> Result<(Pid, Channel
                 bound: std::mem::take(&mut state.bound),
                 allowed: std::mem::take(&mut state.allowed),
                 allow_datagrams: state.allow_datagrams,
+                letterbox: std::mem::take(&mut state.letterbox),
                 flight: state.flight,
             };
             let caged = install(&roles::mediator(true), Scope::Process, false).is_ok();
@@ -243,6 +251,16 @@ impl Supervisor {
             Ok((ToMediator::AllowDatagrams, _)) => {
                 self.state.allow_datagrams = true;
                 let sent = self.worker.1.send(&Down::AllowDatagrams);
+                self.sent(sent)?;
+            }
+            Ok((ToMediator::ReadLetters, _)) => {
+                let sent = self.worker.1.send(&Down::ReadLetters);
+                self.sent(sent)?;
+            }
+            Ok((ToMediator::Letterbox, descriptors)) => {
+                let both: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+                let sent = self.worker.1.send_with(&Down::Letterbox, &both);
+                self.state.letterbox = descriptors;
                 self.sent(sent)?;
             }
             Err(ChannelError::WouldBlock) => {}
