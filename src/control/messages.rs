@@ -60,6 +60,8 @@ pub struct Prepared {
     pub secret_files: Vec<PathBuf>,
     /// Folders of netjail's own that the jail does not see.
     pub hidden_folders: Vec<PathBuf>,
+    /// Unix sockets of the host that it may connect to, and folders of them.
+    pub sockets: Vec<PathBuf>,
 }
 
 /// init -> front.

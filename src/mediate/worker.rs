@@ -20,10 +20,7 @@ mod decide;
 mod waiting;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel as results};
 use std::time::{Duration, Instant};
@@ -33,6 +30,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::attempt::Attempt;
+use super::bound::Entry;
 use super::flight::MAX_PENDING;
 use super::lookup::Walk;
 use super::messages::FromMediator;
@@ -210,10 +208,9 @@ impl Worker {
                     let _ = self.state.allowed.add(fd); // What can not be looked at can not be allowed.
                 }
             }
-            Ok((Down::AllowEntry { name }, descriptors)) => {
-                let name = name.map(|name| PathBuf::from(OsString::from_vec(name)));
-                for folder in descriptors.into_iter().take(1) {
-                    self.state.allowed.add_entry(folder, name.clone());
+            Ok((Down::AllowEntry { name, only_this }, descriptors)) => {
+                if let Some(entry) = Entry::from_parts(name, only_this, descriptors) {
+                    self.state.allowed.add_entry(entry);
                 }
             }
             Ok((Down::AllowDatagrams, _)) => self.state.allow_datagrams = true,

@@ -193,11 +193,11 @@ fn supervise(options: &RunOptions, ignored: u64) -> Result<Ending, Stop> {
 
 /// The environment that the command gets.
 fn environment(options: &RunOptions, prepared: &Prepared) -> Vec<CString> {
+    let session = options.session.set.iter();
     let choices = Choices {
-        set: options.set_environment.clone(),
+        set: session.chain(&options.set_environment).cloned().collect(),
         clear: options.clear_environment,
         secrets: prepared.secret_variables.clone(),
-        keep: Vec::new(),
         host_name: host_name(),
     };
     as_execve_wants(environment::build(std::env::vars_os(), &choices))

@@ -319,7 +319,7 @@ impl Running {
             let _ = client.send(&ClientAnswer::Refused(Refusal(text)));
         };
         let command = match start::read_command(memory) {
-            Ok(command) => self.plan.without_secrets(command),
+            Ok(command) => self.plan.fitted(command),
             Err(text) => return refuse(text),
         };
         let (started, outer) = if let Some(size) = terminal {

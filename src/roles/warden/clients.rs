@@ -10,7 +10,7 @@ use super::prepare::Chosen;
 use crate::control::channel::{Channel, ChannelError};
 use crate::control::messages::{ClientAnswer, ClientRequest, JailStatus};
 use crate::control::rundir::Listener;
-use crate::log::escape;
+use crate::escape::escape;
 use crate::roles::RunOptions;
 
 /// Connections that may be open at once.

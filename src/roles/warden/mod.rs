@@ -13,6 +13,7 @@ mod dialler;
 mod finish;
 mod host;
 mod prepare;
+mod sockets;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -31,9 +32,9 @@ use crate::control::messages::{
 };
 use crate::control::rundir;
 use crate::control::worker::{FromWarden, ToWarden};
+use crate::escape::escape;
 use crate::jail::seccomp::install::{Scope, install};
 use crate::jail::seccomp::roles as cages;
-use crate::log::escape;
 use crate::log::sink::Sink;
 use crate::log::summary::Summary;
 use crate::mediate::{FromMediator, ToMediator};
@@ -158,6 +159,9 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
     let prepare = WardenToRelay::Prepare { direct: matches!(chosen.network.kind, Kind::Direct) };
     to_relay.send(&prepare).map_err(|e| own("can not reach the relay")(&e))?;
     let sink = prepare::open_log(options, &chosen)?;
+    for path in &chosen.sockets {
+        let _ = to_mediator.send(&sockets::allow(path, options)); // Its end is heard in the loop.
+    }
     fork::leave_streams().map_err(|e| own("can not open /dev/null")(&e))?;
     rundir::create(&chosen.run_folder).map_err(|e| Refusal(e.to_string()))?;
     let dialler = match &chosen.network.kind {
@@ -377,7 +381,7 @@ impl Warden {
                 let (path, why) =
                     (String::from_utf8_lossy(&path).into_owned(), std::io::Error::from_raw_os_error(errno));
                 return self.fail(Refusal(format!(
-                    "--allow-socket {}: {why}; name a socket, or the folder in which its server will make it",
+                    "the socket {} can not be allowed: {why}; name a socket, or the folder in which its server will make it",
                     escape(&path)
                 )));
             }
