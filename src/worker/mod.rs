@@ -99,20 +99,26 @@ impl Sink for &Queue {
 struct Burst {
     on: bool,
     last: u64,
+    row: u32,
 }
 
 impl Burst {
-    /// The source has something in this turn. In two turns without a pause between them there was more than was read.
+    /// The source has something in this turn, as in some turns in a row where more comes than is read.
     fn heard(&mut self, turn: u64) {
-        self.on |= self.last + 1 == turn;
+        self.row = if self.last + 1 == turn { self.row + 1 } else { 0 };
+        self.on |= self.row >= IN_A_ROW;
         self.last = turn;
     }
 
     /// It was read until there was nothing more.
     fn emptied(&mut self, count: usize) {
         self.on = count > 1;
+        self.row = 0;
     }
 }
+
+/// Turns of one packet each before all are read: a handshake's last packet and the first data come in two.
+const IN_A_ROW: u32 = 3;
 
 /// A worker; see the module's text.
 pub struct Worker {
