@@ -101,6 +101,8 @@ struct Warden {
     workers: Vec<Option<Worker>>,
     /// Dials of (worker, number) that wait for the proxy's name.
     waiting: Vec<(usize, u64)>,
+    /// Ushers that were not reaped yet.
+    ushers: u32,
     dialler: Option<Dialler>,
     changes: Option<Changes>,
     clients: Clients,
@@ -190,6 +192,7 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         mediator: Role { pid: mediator_pid, channel: to_mediator },
         workers: Vec::new(),
         waiting: Vec::new(),
+        ushers: 0,
         dialler,
         changes,
         clients,
@@ -224,7 +227,9 @@ impl Warden {
     /// Waits for one round of events and handles it.
     fn turn(&mut self) {
         // Ushers that are done; the relay's and the mediator's ends are heard on their channels.
-        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
+        while self.ushers > 0 && waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {
+            self.ushers -= 1;
+        }
         let (mut polled, sources) = self.sources();
         match poll(&mut polled, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -375,7 +380,7 @@ impl Warden {
         let (to_init, init_end) = channel::pair::<UsherToInit, ()>()?;
         // SAFETY: the only other thread looks up a name; it holds no lock but glibc's own, which fork(3) resets.
         match unsafe { fork::role(c"nj-usher", Bond::DiesWithParent) }? {
-            fork::Side::Parent(_) => {}
+            fork::Side::Parent(_) => self.ushers += 1,
             fork::Side::Child => {
                 fork::close_all_but(&[client.as_raw_fd(), to_init.as_raw_fd()]);
                 usher::run(client, to_init)
