@@ -52,7 +52,7 @@ fn a_unit_of_type_notify_is_ready_when_the_program_in_the_jail_says_so() {
     };
     let script =
         format!("cat >/inner <<'EOF'\nip link set lo up\n{}\n{}\nEOF\nbash /inner", run("--allow-datagrams"), run(""));
-    let done = lab::systemd::boot(&script, &[("registry.yaml", REGISTRY)], false);
+    let done = lab::systemd::boot(&script, &[("registry.yaml", REGISTRY)]);
     assert!(done.out.contains("code --allow-datagrams 0"), "{done:?}");
     assert!(!done.out.contains("code  0"), "a unit that never says that it is ready fails: {done:?}");
 }

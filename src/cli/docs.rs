@@ -162,7 +162,7 @@ fn the_limits_in_the_reference_are_those_of_the_program() {
         (
             "forwarded questions in progress, of a worker (direct)",
             grouped(1024),
-            "rule `limit-questions`, no answer; 16 of one DNS stream",
+            "rule `limit-questions`: SERVFAIL; 16 of one DNS stream",
         ),
         ("one resolver's time for an answer (direct)", "2 s".into(), "the next one is asked, twice round"),
         ("connects of a jail that the mediator works on", grouped(1000), "further ones are ENOBUFS"),
