@@ -249,7 +249,7 @@ unshare -Ucn sh -c "$attack" 2>&1; [ -e /w/started ] && echo control-root; rm -f
 [ -e /w/started ] && echo STARTED-root
 true"#;
     let script = format!("cat >/inner <<'EOF'\n{script}\nEOF\nbash /inner");
-    let done = lab::systemd::boot(&script, &[], false);
+    let done = lab::systemd::boot(&script, &[]);
     let out = &done.out;
     assert!(out.matches("control-user").count() >= 1 && out.contains("control-root"), "{done:#?}");
     assert!(out.matches("tried-user").count() == 2 && out.contains("tried-root"), "{done:#?}");
