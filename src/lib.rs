@@ -6,6 +6,7 @@ pub mod check;
 pub mod cli;
 pub mod control;
 pub mod demo;
+pub mod escape;
 pub mod flow;
 pub mod jail;
 pub mod log;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser};
 
+use crate::jail::desktop::Door;
 use crate::registry::{BadEndpoint, Endpoint};
 
 /// Starts a command in a network namespace whose only way out is the overlay you choose.
@@ -134,6 +135,11 @@ pub struct JailArguments {
     /// Let the jail connect to the unix socket PATH, or to any below the folder PATH; repeatable.
     #[arg(long = "allow-socket", value_name = "PATH")]
     pub allow_sockets: Vec<PathBuf>,
+    /// Open a part of your session to programs with a window: the X display (an X client can read and type into every other
+    /// window), the Wayland compositor, sound (also the microphone; PulseAudio sends sound over the network for whoever
+    /// asks), or the session D-Bus (which starts any program outside for whoever asks: trusted programs only); repeatable.
+    #[arg(long = "allow", value_name = "WHAT", value_parser = Door::NAMES)]
+    pub allow: Vec<String>,
     /// Allow unix datagram sockets, one end of which reaches any path outside.
     #[arg(long)]
     pub allow_datagrams: bool,

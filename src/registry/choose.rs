@@ -160,6 +160,7 @@ pub fn direct() -> Network {
         kind: Kind::Direct,
         names: NameFamilies::Both,
         connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+        allow_sockets: Vec::new(),
         unbuilt: Vec::new(),
     }
 }

@@ -1,6 +1,7 @@
 //! What a `network.*` entry says, checked and resolved: the shape that the roles drive.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,8 @@ pub struct Network {
     pub names: NameFamilies,
     /// How long one dial may take, from the program's SYN to the overlay's answer.
     pub connect_timeout: Duration,
+    /// `allow_sockets`: unix sockets of the host, or folders of them, that a jail on this network may connect to; absolute.
+    pub allow_sockets: Vec<PathBuf>,
     /// Fields that were understood but that this netjail can not carry out yet; choosing the network is an error that lists them.
     pub unbuilt: Vec<String>,
 }

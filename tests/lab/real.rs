@@ -111,7 +111,33 @@ pub fn dante(at: At) -> Real {
 
 /// nginx serving a folder (`Real::folder` + `www`).
 pub fn nginx(at: At) -> Real {
+    web_server(at, false)
+}
+
+/// The same by TLS; the certificate, which signs itself and names the address, is `Real::folder` + `cert`.
+pub fn nginx_tls(at: At) -> Real {
+    web_server(at, true)
+}
+
+fn web_server(at: At, tls: bool) -> Real {
     start("nginx", at, |addr, folder, mut c| {
+        if tls {
+            let mut make = command("openssl");
+            make.args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+                "-days",
+                "2",
+            ]);
+            make.args(["-subj", "/CN=lab", "-addext", &format!("subjectAltName=IP:{}", addr.ip())]);
+            make.arg("-keyout").arg(folder.join("tls.key")).arg("-out").arg(folder.join("cert"));
+            run(make).good();
+        }
         let www = folder.join("www");
         std::fs::create_dir_all(&www).unwrap();
         std::fs::write(www.join("index.html"), "hello from nginx\n").unwrap();
@@ -120,7 +146,12 @@ pub fn nginx(at: At) -> Real {
             "daemon off; master_process off; pid {at}/pid; error_log stderr; {user}\nevents {{}}\n\
              http {{ access_log {at}/access.log; client_body_temp_path {at}/b; proxy_temp_path {at}/p;\n\
              fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\n\
-             server {{ listen {addr}; root {at}/www; autoindex on; }} }}\n",
+             server {{ listen {addr}{tls}; root {at}/www; autoindex on; }} }}\n",
+            tls = if tls {
+                format!(" ssl; ssl_certificate {at}/cert; ssl_certificate_key {at}/tls.key")
+            } else {
+                String::new()
+            },
             user = if super::is_root() { "user root;" } else { "" }
         );
         let file = folder.join("nginx.conf");
