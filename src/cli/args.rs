@@ -140,7 +140,8 @@ pub struct JailArguments {
     /// asks), or the session D-Bus (which starts any program outside for whoever asks: trusted programs only); repeatable.
     #[arg(long = "allow", value_name = "WHAT", value_parser = Door::NAMES)]
     pub allow: Vec<String>,
-    /// Allow unix datagram sockets, one end of which reaches any path outside.
+    /// Allow unix datagram sockets, one end of which reaches any path outside. What is written to syslog becomes lines of
+    /// netjail's; NOTIFY_SOCKET is relayed.
     #[arg(long)]
     pub allow_datagrams: bool,
     /// Open what sandboxes inside the jail need (bwrap, flatpak): classic mount calls in their own user namespace, an

@@ -34,6 +34,8 @@ pub struct Chosen {
     pub run_folder: PathBuf,
     /// `-v`.
     pub verbose: bool,
+    /// `-q`.
+    pub quiet: bool,
     options: Options,
     secret_variables: Vec<String>,
     secret_files: Vec<PathBuf>,
@@ -101,6 +103,7 @@ pub fn choose(options: &RunOptions, front: &Channel<WardenToFront, FrontToWarden
         jail,
         run_folder,
         verbose: options.verbose,
+        quiet: options.quiet,
         options: Options { allow_lan: options.allow_lan, mtu: options.mtu, hostname: options.hostname.clone() },
         secret_variables: loaded.secret_env.into_iter().collect(),
         secret_files: loaded.secret_files.into_iter().collect(),
