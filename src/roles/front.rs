@@ -156,9 +156,10 @@ fn supervise(options: &RunOptions, ignored: u64) -> Result<Ending, Stop> {
     };
     drop((warden_end, warden_init));
 
+    let draft = init::Draft::of_caller();
     let prepared = Preparing { warden: &to_warden, signals: &handled, ignored }.until_prepared()?;
     let environment = environment(options, &prepared);
-    let plan = init::Plan::new(options, &prepared, attributes, environment).map_err(Refusal)?;
+    let plan = init::Plan::new(options, &prepared, draft, attributes, environment).map_err(Refusal)?;
 
     // SAFETY: front has started no thread.
     let side = unsafe { namespaces::clone_into_new() }.map_err(|e| Stop::NotBuilt(Refusal(namespaces::explain(&e))))?;
