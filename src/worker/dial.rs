@@ -9,7 +9,7 @@
 //! Each dial has one deadline, from the SYN on. Whatever ends it closes its descriptor at once.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, connect, getsockopt, recv, send, setsockopt, socket,
@@ -19,13 +19,14 @@ use nix::sys::socket::{
 use super::dns::Stream;
 use super::poll::Token;
 use super::pump::{Flow, Stage};
+use super::udp::MappingId;
 use super::{Driver, Worker, WorkerError};
 use crate::control::worker::ToWarden;
 use crate::flow::{Refusal, Target};
 use crate::log::{Close, Kind, Protocol, Record};
 use crate::names::Lookup;
+use crate::overlay::DialError;
 use crate::overlay::socks5::{Handshake, Progress};
-use crate::overlay::{Credentials, DialError};
 use crate::policy::{Request, Rule, Verdict};
 use crate::stack::FlowId;
 
@@ -93,22 +94,26 @@ impl Worker {
                 },
                 Target::Name(..) => self.dial_failed(id, DialError::Inexpressible),
             },
-            Driver::Socks5 { .. } => self.ask(id),
+            Driver::Socks5 { .. } => self.ask(id.to_bits()),
         }
     }
 
     /// Asks the warden for a connection, now or when the channel has room.
-    fn ask(&mut self, id: FlowId) {
+    pub(super) fn ask(&mut self, id: u64) {
         // A warden that is gone is found when the channel is read.
-        if !self.asks.is_empty() || !matches!(self.tell(&ToWarden::Dial { id: id.to_bits() }), Ok(true)) {
-            self.asks.push_back(id.to_bits());
+        if !self.asks.is_empty() || !matches!(self.tell(&ToWarden::Dial { id }), Ok(true)) {
+            self.asks.push_back(id);
         }
     }
 
     /// Sends what the channel had no room for.
     pub(super) fn ask_again(&mut self) -> Result<(), WorkerError> {
         while let Some(id) = self.asks.pop_front() {
-            if self.flow(FlowId::from_bits(id)).is_some() && !self.tell(&ToWarden::Dial { id })? {
+            let wanted = match MappingId::from_bits(id) {
+                Some(mapping) => self.is_associating(mapping),
+                None => self.flow(FlowId::from_bits(id)).is_some(),
+            };
+            if wanted && !self.tell(&ToWarden::Dial { id })? {
                 self.asks.push_front(id);
                 break;
             }
@@ -158,52 +163,17 @@ impl Worker {
             if errno != 0 {
                 return Err(if direct { DialError::Direct(errno) } else { DialError::Proxy(errno) });
             }
-            match &self.driver {
-                Driver::Direct => return Ok(Some(Vec::new())),
-                Driver::Socks5 { login, isolate } => {
-                    let fresh = if *isolate {
-                        Some(Credentials::random().map_err(|_| DialError::Proxy(libc::EAGAIN))?)
-                    } else {
-                        None
-                    };
-                    let login = match (&fresh, login) {
-                        (Some(fresh), _) => Some(fresh.login()),
-                        (None, Some(login)) => Some((login.username.as_slice(), login.password.as_slice())),
-                        (None, None) => None,
-                    };
-                    dial.step = Step::Greeting(Handshake::new(&dial.target, login)?);
-                }
+            if direct {
+                return Ok(Some(Vec::new()));
             }
+            let handshake = self.driver.with_login(|login| Handshake::new(&dial.target, login))?;
+            dial.step = Step::Greeting(handshake);
         }
         let Step::Greeting(handshake) = &mut dial.step else { return Ok(None) };
-        let raw = fd.as_raw_fd();
-        loop {
-            while flow.writable && !handshake.outgoing().is_empty() {
-                match send(raw, handshake.outgoing(), MsgFlags::MSG_NOSIGNAL) {
-                    Ok(count) => handshake.sent(count),
-                    Err(nix::Error::EINTR) => {}
-                    Err(nix::Error::EAGAIN) => flow.writable = false,
-                    Err(_) => return Err(DialError::Closed),
-                }
-            }
-            if !flow.readable {
-                return Ok(None);
-            }
-            let mut reply = [0; REPLY];
-            match recv(raw, &mut reply, MsgFlags::empty()) {
-                Ok(0) => return Err(DialError::Closed),
-                Ok(count) => {
-                    flow.readable = count == REPLY || flow.ending;
-                    if let Progress::Done { consumed } = handshake.receive(&reply[..count])? {
-                        flow.bytes_in += (count - consumed) as u64;
-                        return Ok(Some(reply[consumed..count].to_vec()));
-                    }
-                }
-                Err(nix::Error::EINTR) => {}
-                Err(nix::Error::EAGAIN) => flow.readable = false,
-                Err(_) => return Err(DialError::Closed),
-            }
-        }
+        let ready = Ready { readable: &mut flow.readable, writable: &mut flow.writable, ending: flow.ending };
+        let early = speak(fd.as_raw_fd(), handshake, ready)?;
+        flow.bytes_in += early.as_ref().map_or(0, Vec::len) as u64;
+        Ok(early)
     }
 
     /// The overlay has connected: so has the program.
@@ -250,6 +220,43 @@ impl Worker {
             if pending {
                 self.dial_failed(id, DialError::TimedOut);
             }
+        }
+    }
+}
+
+/// What a descriptor is ready for, as far as is known.
+pub(super) struct Ready<'a> {
+    pub readable: &'a mut bool,
+    pub writable: &'a mut bool,
+    pub ending: bool,
+}
+
+/// Speaks with a proxy as far as that goes now. `Some`: the handshake is done, and these bytes came behind it.
+pub(super) fn speak(raw: RawFd, handshake: &mut Handshake, ready: Ready<'_>) -> Result<Option<Vec<u8>>, DialError> {
+    loop {
+        while *ready.writable && !handshake.outgoing().is_empty() {
+            match send(raw, handshake.outgoing(), MsgFlags::MSG_NOSIGNAL) {
+                Ok(count) => handshake.sent(count),
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EAGAIN) => *ready.writable = false,
+                Err(_) => return Err(DialError::Closed),
+            }
+        }
+        if !*ready.readable {
+            return Ok(None);
+        }
+        let mut reply = [0; REPLY];
+        match recv(raw, &mut reply, MsgFlags::empty()) {
+            Ok(0) => return Err(DialError::Closed),
+            Ok(count) => {
+                *ready.readable = count == REPLY || ready.ending;
+                if let Progress::Done { consumed } = handshake.receive(&reply[..count])? {
+                    return Ok(Some(reply[consumed..count].to_vec()));
+                }
+            }
+            Err(nix::Error::EINTR) => {}
+            Err(nix::Error::EAGAIN) => *ready.readable = false,
+            Err(_) => return Err(DialError::Closed),
         }
     }
 }

@@ -14,15 +14,15 @@
 //! the handshake, and only then the SYN is answered. Every flow and question leaves one record.
 //!
 //! - `setup`: what a worker is made of. `dial`: from a SYN to a connection. `pump`: bytes. `dns`: questions answered here or forwarded.
-//!   `drain`: the last bytes. `poll`: epoll.
+//!   `drain`: the last bytes. `poll`: epoll. `udp`: datagrams.
 //!
 //! # System calls
 //! After start-up ([`Worker::new`]) only these are made, so that the relay's cage can allow nothing else:
-//! read and write (the TUN; a connected DNS socket; a memory file of the warden's), recvfrom and sendto without an address (flows), recvmsg and sendmsg
-//! (the channel), epoll_ctl and epoll_wait (or epoll_pwait), close, shutdown, getsockopt (SOL_SOCKET, SO_ERROR), setsockopt
+//! read and write (the TUN; a connected DNS socket; a memory file of the warden's), writev and recvmmsg (datagrams), recvfrom and sendto without an address
+//! (flows; the channel), recvmsg (the channel), epoll_ctl and epoll_wait (or epoll_pwait), close, shutdown, getsockopt (SOL_SOCKET, SO_ERROR), setsockopt
 //! ((IPPROTO_TCP, TCP_NODELAY), (SOL_SOCKET, SO_KEEPALIVE), (SOL_SOCKET, SO_OOBINLINE), (SOL_SOCKET, SO_LINGER)), mmap,
 //! poll (the channel, at the end), munmap, madvise, mremap, brk, clock_gettime, getrandom, and one ioctl (TUNSETPERSIST) at the end. For direct also socket
-//! and connect (AF_INET and AF_INET6, stream and datagram).
+//! and connect (AF_INET and AF_INET6, stream and datagram), sendmmsg and sendto with an address, and setsockopt of what a datagram socket needs.
 
 mod dial;
 mod dns;
@@ -32,6 +32,7 @@ mod pump;
 mod setup;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -55,8 +56,10 @@ use crate::policy::{Rule, Table};
 use crate::stack::{Closed, Duration, Event, FlowId, Instant, Limit, Sink, Stack};
 use crate::tun::{self, VNET_HEADER};
 use pump::Flow;
+use udp::MappingId;
 
-pub use setup::{Driver, Ended, Login, Setup, WorkerError};
+pub use setup::{Driver, Ended, Limits, Login, Setup, WorkerError};
+pub use udp::Siblings;
 
 /// How many packets are read before the flows have their turn.
 const BATCH: usize = 64;
@@ -100,6 +103,9 @@ pub struct Worker {
     blocked: Cell<bool>,
     /// Dials that it had no room for.
     asks: VecDeque<u64>,
+    udp: udp::Udp,
+    /// Another worker may have passed datagrams on.
+    passed_on: bool,
     poll: poll::Poll,
     table: Table,
     driver: Driver,
@@ -139,6 +145,10 @@ impl Worker {
         }
         poll.add_readable(setup.queue.as_fd(), poll::Token::Queue).map_err(system("epoll_ctl"))?;
         poll.add_readable(setup.channel.as_fd(), poll::Token::Channel).map_err(system("epoll_ctl"))?;
+        if let Some(siblings) = &setup.siblings {
+            poll.add_readable(siblings.inbox().as_fd(), poll::Token::Sibling).map_err(system("epoll_ctl"))?;
+        }
+        let udp = udp::Udp::new(setup.datagrams, tun::takes_super_datagrams(setup.queue.as_fd()), setup.siblings);
         let now = Instant::from_secs(1);
         let mut config = setup.stack;
         config.datagrams.resolvers = setup.resolvers.clone();
@@ -149,6 +159,8 @@ impl Worker {
             channel: setup.channel,
             blocked: Cell::new(false),
             asks: VecDeque::new(),
+            udp,
+            passed_on: false,
             poll,
             table: setup.table,
             driver: setup.driver,
@@ -177,8 +189,8 @@ impl Worker {
     pub fn run(mut self) -> Result<Ended, WorkerError> {
         self.tell(&ToWarden::Up)?;
         while !self.over {
-            let wait =
-                if self.queue_readable || !self.stack.is_flushed() { Some(self.now) } else { self.next_deadline() };
+            let busy = self.queue_readable || self.passed_on || self.udp.is_ready() || !self.stack.is_flushed();
+            let wait = if busy { Some(self.now) } else { self.next_deadline() };
             let ready = self
                 .poll
                 .wait(wait.map(|at| at - self.now))
@@ -190,9 +202,15 @@ impl Worker {
                     poll::Token::Channel => self.listen(readiness.readable)?,
                     poll::Token::Flow(id) => self.upstream_ready(id, readiness),
                     poll::Token::Question(key) => self.resolver_ready(key, readiness),
+                    poll::Token::Datagrams(id) => self.datagrams_ready(id, readiness),
+                    poll::Token::Association(id) => self.association_ready(id, readiness),
+                    poll::Token::Sibling => self.passed_on = true,
                 }
             }
             self.read_queue()?;
+            self.passed_on = self.passed_on && self.take_over();
+            self.flush_datagrams();
+            self.receive_datagrams();
             self.stack_events();
             self.stack.flush(self.now, &mut &self.queue);
             self.due()?;
@@ -208,7 +226,14 @@ impl Worker {
         }
         for _ in 0..BATCH {
             match nix::unistd::read(&self.queue.fd, &mut self.packet) {
-                Ok(length) => self.stack.receive(self.now, &self.packet[..length], &mut &self.queue),
+                Ok(length) => {
+                    let carried = self.stack.receive(self.now, &self.packet[..length], &mut &self.queue);
+                    if let Some(datagram) = carried {
+                        let packet = std::mem::take(&mut self.packet);
+                        self.datagram(&datagram, &packet[..length]);
+                        self.packet = packet;
+                    }
+                }
                 Err(nix::Error::EAGAIN) => {
                     self.queue_readable = false;
                     break;
@@ -240,11 +265,15 @@ impl Worker {
                     self.refused(Protocol::Tcp, server.ip(), Some(server.port()), rule);
                 }
                 Event::Query { client, server, data } => self.datagram_question(client, server, &data),
-                Event::DatagramRefused { server, .. } => {
-                    self.refused(Protocol::Udp, server.ip(), Some(server.port()), Rule::UdpUnsupported);
+                Event::DatagramRefused { client, server } => {
+                    if self.is_news(client, server, Rule::UdpUnsupported.name()) {
+                        self.refused(Protocol::Udp, server.ip(), Some(server.port()), Rule::UdpUnsupported);
+                    }
                 }
-                Event::EchoRefused { server, .. } => {
-                    self.refused(Protocol::Icmp, server, None, Rule::PingUnsupported);
+                Event::EchoRefused { client, server } => {
+                    if self.is_news((client, 0).into(), (server, 0).into(), Rule::PingUnsupported.name()) {
+                        self.refused(Protocol::Icmp, server, None, Rule::PingUnsupported);
+                    }
                 }
             }
         }
@@ -265,11 +294,25 @@ impl Worker {
                 Ok((message, descriptors)) => match message {
                     FromWarden::Dialled { id } => {
                         if let Some(fd) = descriptors.into_iter().next() {
-                            self.dialled(FlowId::from_bits(id), fd);
+                            match MappingId::from_bits(id) {
+                                Some(mapping) => self.control_dialled(mapping, fd),
+                                None => self.dialled(FlowId::from_bits(id), fd),
+                            }
                         }
                     }
-                    FromWarden::DialFailed { id, error } => self.dial_failed(FlowId::from_bits(id), error),
-                    FromWarden::Table(table) => self.table = table,
+                    FromWarden::DialFailed { id, error } => match MappingId::from_bits(id) {
+                        Some(mapping) => self.association_failed(mapping, error),
+                        None => self.dial_failed(FlowId::from_bits(id), error),
+                    },
+                    FromWarden::Relay { id } => {
+                        if let (Some(mapping), Some(fd)) = (MappingId::from_bits(id), descriptors.into_iter().next()) {
+                            self.relay_made(mapping, fd);
+                        }
+                    }
+                    FromWarden::Table(table) => {
+                        self.table = table;
+                        self.judge_again();
+                    }
                     FromWarden::Host(view) => self.follow_host(view, descriptors),
                     FromWarden::Stop => self.begin_drain(),
                     FromWarden::Abandon => {
@@ -329,6 +372,7 @@ impl Worker {
             self.forwarder.next_deadline(),
             self.give_back_at,
             self.drain_deadline(),
+            self.udp.next_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -343,6 +387,7 @@ impl Worker {
         }
         self.dials_due();
         self.questions_due();
+        self.mappings_due();
         if self.give_back_at.is_some_and(|at| at <= self.now) {
             self.give_back();
         }
@@ -435,6 +480,7 @@ impl Worker {
         record.end = Some(End {
             bytes_out: flow.bytes_out,
             bytes_in: flow.bytes_in,
+            datagrams: None,
             duration_ms: (self.now - flow.since).total_millis(),
             close,
         });

@@ -7,9 +7,13 @@ use std::os::fd::OwnedFd;
 use crate::control::channel::Channel;
 use crate::control::worker::{FromWarden, ToWarden};
 use crate::names::Resolver;
+use crate::overlay::{Credentials, DialError};
 use crate::policy::Table;
 use crate::registry::{Isolation, Kind as NetworkKind, Network};
 use crate::stack;
+
+pub use super::udp::Limits;
+use super::udp::Siblings;
 
 /// What a worker can not go on after.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +86,24 @@ impl Driver {
             NetworkKind::Unbuilt(_) => None,
         }
     }
+
+    /// Begins what one connection to the proxy is for, with the login that it uses: fresh random credentials where streams
+    /// are isolated.
+    pub(super) fn with_login<T>(
+        &self,
+        begin: impl FnOnce(Option<(&[u8], &[u8])>) -> Result<T, DialError>,
+    ) -> Result<T, DialError> {
+        match self {
+            Self::Direct => Err(DialError::Inexpressible),
+            Self::Socks5 { isolate: true, .. } => {
+                let fresh = Credentials::random().map_err(|_| DialError::Proxy(libc::EAGAIN))?;
+                begin(Some(fresh.login()))
+            }
+            Self::Socks5 { login, .. } => {
+                begin(login.as_ref().map(|login| (login.username.as_slice(), login.password.as_slice())))
+            }
+        }
+    }
 }
 
 /// Everything a worker is made of.
@@ -102,6 +124,10 @@ pub struct Setup {
     pub upstream_resolvers: Vec<SocketAddr>,
     /// How long one dial may take.
     pub connect_timeout: std::time::Duration,
+    /// The limits of what datagrams leave behind here. Whether they are carried at all is the stack's `datagrams.carried`.
+    pub datagrams: Limits,
+    /// The other workers of the same jail, if there are any.
+    pub siblings: Option<Siblings>,
     /// The stack's limits and secrets. Its `datagrams.resolvers` is set from `resolvers`.
     pub stack: stack::Config,
 }

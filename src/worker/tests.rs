@@ -145,6 +145,8 @@ impl Host {
             resolvers: None,
             upstream_resolvers: Vec::new(),
             connect_timeout: Span::from_secs(5),
+            datagrams: Limits::default(),
+            siblings: None,
             stack: stack::Config::default(),
         };
         change(&mut setup);
@@ -155,7 +157,13 @@ impl Host {
         let warden_loop = thread::spawn(move || {
             loop {
                 match ours.receive() {
-                    Ok((ToWarden::Up | ToWarden::Draining, _)) => {}
+                    Ok((ToWarden::Up | ToWarden::Draining | ToWarden::NoDatagrams { .. }, _)) => {}
+                    Ok((ToWarden::Relay { id, relay }, _)) => {
+                        let socket = UdpSocket::bind((HOST4, 0)).unwrap();
+                        socket.connect(relay).unwrap();
+                        socket.set_nonblocking(true).unwrap();
+                        ours.send_with(&FromWarden::Relay { id }, &[socket.as_fd()]).unwrap();
+                    }
                     Ok((ToWarden::Dial { id }, _)) => {
                         let fd = socket_to(proxy.unwrap());
                         match fd {

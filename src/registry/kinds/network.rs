@@ -7,7 +7,7 @@ use crate::flow::HostName;
 use crate::registry::diagnostic::escape;
 use crate::registry::fields::{Context, Fields};
 use crate::registry::yaml::{Span, Value};
-use crate::registry::{Id, Isolation, Kind, Login, NameFamilies, Network, Secret, Socks5};
+use crate::registry::{Id, Isolation, Kind, Login, NameFamilies, Network, Secret, Socks5, Udp};
 
 /// The kinds that there are.
 pub(in crate::registry) const KINDS: &[&str] =
@@ -72,9 +72,10 @@ pub(in crate::registry) fn read(cx: &mut Context<'_, '_>, id: &Id, kind: &str, f
     };
     let names = fields.word(cx, "names", &[("v4", NameFamilies::V4), ("both", NameFamilies::Both)]).unwrap_or_default();
     let connect_timeout = fields.duration(cx, "connect_timeout").unwrap_or(DEFAULT_CONNECT_TIMEOUT);
+    let udp = fields.word(cx, "udp", &[("refuse", Udp::Refuse), ("associate", Udp::Carry)]).unwrap_or_default();
     let unbuilt = unbuilt(cx, fields, &mut references);
     let kind = built.unwrap_or_else(|| Kind::Unbuilt(kind.to_owned()));
-    Read { network: Network { id: id.clone(), kind, names, connect_timeout, unbuilt }, dials, references }
+    Read { network: Network { id: id.clone(), kind, names, connect_timeout, udp, unbuilt }, dials, references }
 }
 
 /// The shared fields that are understood but not carried out yet.
@@ -88,10 +89,6 @@ fn unbuilt(cx: &mut Context<'_, '_>, fields: &Fields<'_>, references: &mut Vec<R
         if !fields.strings(cx, key).is_empty() {
             unbuilt.push(key.to_owned());
         }
-    }
-    // Refusing datagrams is what happens anyway.
-    if fields.string(cx, "udp").is_some_and(|udp| udp != "refuse") {
-        unbuilt.push("udp".to_owned());
     }
     unbuilt
 }
