@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::args::{JailArguments, RunArguments, ShellArguments};
 use super::user;
+use crate::jail::desktop::{self, Door};
 use crate::jail::mounts::{HomeView, ProcView, TmpView};
 use crate::jail::seccomp::{self, Sockets};
 use crate::roles::{RunOptions, ViewOptions, front};
@@ -28,11 +29,26 @@ fn start(jail: JailArguments, command: Vec<OsString>, ignored: u64) -> i32 {
         front::say(&why);
         return front::OWN_FAILURE;
     }
-    front::run(&options(jail, command), ignored)
+    match options(jail, command) {
+        Ok(options) => front::run(&options, ignored),
+        Err(why) => {
+            front::say(&why);
+            front::OWN_FAILURE
+        }
+    }
 }
 
-fn options(jail: JailArguments, command: Vec<OsString>) -> RunOptions {
-    RunOptions {
+fn options(jail: JailArguments, command: Vec<OsString>) -> Result<RunOptions, String> {
+    if jail.sockets == "none" && !(jail.allow_sockets.is_empty() && jail.allow.is_empty()) {
+        return Err(
+            "--sockets none closes every unix socket, also those of --allow-socket and --allow: leave one of them \
+                    out"
+            .into(),
+        );
+    }
+    let doors: Vec<Door> = jail.allow.iter().filter_map(|name| Door::of(name)).collect();
+    let session = desktop::open(&doors, &|name| std::env::var_os(name)).map_err(|e| e.to_string())?;
+    Ok(RunOptions {
         command,
         network: jail.network,
         registries: jail.registries,
@@ -76,7 +92,8 @@ fn options(jail: JailArguments, command: Vec<OsString>) -> RunOptions {
             ..seccomp::Options::default()
         },
         allow_sockets: absolute(jail.allow_sockets),
-    }
+        session,
+    })
 }
 
 /// Paths as the caller means them, whatever the working folder of a role will be.

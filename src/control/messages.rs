@@ -60,6 +60,8 @@ pub struct Prepared {
     pub secret_files: Vec<PathBuf>,
     /// Folders of netjail's own that the jail does not see.
     pub hidden_folders: Vec<PathBuf>,
+    /// Unix sockets of the host that it may connect to, and folders of them.
+    pub sockets: Vec<PathBuf>,
 }
 
 /// init -> front.
@@ -129,6 +131,8 @@ pub enum InitToWarden {
     Command,
     /// The command has been started: the jail shows up in `ps`.
     Running,
+    /// Every process of the jail but init itself has ended and was reaped; init ends now.
+    Over,
 }
 
 /// warden -> init.
@@ -151,6 +155,11 @@ pub enum WardenToInit {
 /// warden -> relay, on the channel of the whole process; each worker has another one.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum WardenToRelay {
+    /// Comes first, while the jail is being built: what takes time and needs no packet.
+    Prepare {
+        /// The network is *direct*: the relay dials for itself, so it stays in the host's network.
+        direct: bool,
+    },
     /// Build the workers. Descriptors: a memory file with the text of the host's hosts file (it may be larger than a message),
     /// then for each worker its TUN queue and its channel to the warden.
     Begin(Box<RelaySetup>),

@@ -92,8 +92,6 @@ pub struct Choices {
     pub clear: bool,
     /// Variables that an overlay reads a secret from.
     pub secrets: Vec<String>,
-    /// Dropped names that a flag lets through (`--allow display` keeps DISPLAY and XAUTHORITY).
-    pub keep: Vec<String>,
     /// The host's own name, so that variables that shells and WSL set to it (HOST, NAME) can be told from others of that name.
     pub host_name: String,
 }
@@ -115,8 +113,7 @@ pub fn build(caller: impl IntoIterator<Item = (OsString, OsString)>, choices: &C
             break;
         }
         let secret = choices.secrets.iter().any(|s| name == OsStr::new(s));
-        let kept = choices.keep.iter().any(|k| name == OsStr::new(k));
-        if secret || !kept && leads_outside(&name, &value, &choices.host_name) {
+        if secret || leads_outside(&name, &value, &choices.host_name) {
             result.variables.remove(&name);
             result.dropped.push(name);
         } else {
@@ -231,14 +228,10 @@ mod tests {
     }
 
     #[test]
-    fn a_secrets_variable_is_dropped_even_where_it_is_kept_by_name() {
-        let choices = Choices {
-            secrets: vec!["TOR_PASS".into()],
-            keep: vec!["TOR_PASS".into(), "DISPLAY".into()],
-            ..Choices::default()
-        };
-        let made = build(list(&[("TOR_PASS", "hush"), ("DISPLAY", ":0")]), &choices);
-        assert_eq!(names(&made), ["DISPLAY"]);
+    fn a_secrets_variable_is_dropped() {
+        let choices = Choices { secrets: vec!["TOR_PASS".into()], ..Choices::default() };
+        let made = build(list(&[("TOR_PASS", "hush"), ("TERM", "xterm")]), &choices);
+        assert_eq!(names(&made), ["TERM"]);
         assert!(!format!("{:?}", made).contains("hush"));
     }
 

@@ -15,6 +15,7 @@
 pub mod core_dumps;
 pub mod counters;
 pub mod descriptors;
+pub mod desktop;
 pub mod environment;
 pub mod identity;
 pub mod landlock;

@@ -7,12 +7,13 @@
 //!
 //! **Named** is a path in the host's view, as the user gave it, looked up anew at each connect (a server may
 //! have been restarted). Its folder is resolved once, before the jail runs, and held, so the jail can not lead the name elsewhere
-//! with a symbolic link. A named folder means everything below it.
+//! with a symbolic link. Where the jail could rename another socket to the name, the name means the one socket that was there
+//! at the start. A named folder means everything below it.
 
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -101,10 +102,73 @@ impl Bound {
 
 /// A path that the user allowed.
 #[derive(Debug)]
-struct Entry {
+pub struct Entry {
     folder: OwnedFd,
     /// Below that folder; none where the folder itself was named.
     name: Option<PathBuf>,
+    /// The socket that had the name when the jail was started.
+    first: Option<(Identity, OwnedFd)>,
+    /// No other socket is meant: the jail could move one to this name.
+    only_this: bool,
+}
+
+impl Entry {
+    /// Resolves a path in the caller's own view.
+    pub fn find(path: &Path, only_this: bool) -> Result<Self, Errno> {
+        let from_io = |e: std::io::Error| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO));
+        if path.is_dir() {
+            let folder = open_folder(&path.canonicalize().map_err(from_io)?)?;
+            return Ok(Self { folder, name: None, first: None, only_this });
+        }
+        // A server that is not up yet has no socket; its folder must be there.
+        let path = path.canonicalize().or_else(|_| {
+            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            Ok(folder.canonicalize().map_err(from_io)?.join(path.file_name().ok_or(Errno::EINVAL)?))
+        })?;
+        let folder = open_folder(path.parent().ok_or(Errno::EINVAL)?)?;
+        let name = PathBuf::from(path.file_name().ok_or(Errno::EINVAL)?);
+        let first = lookup::open_beneath(&folder, &name).ok().and_then(held);
+        Ok(Self { folder, name: Some(name), first, only_this })
+    }
+
+    /// What another process needs to have the same entry: the name, and the folder with the socket that is there now.
+    pub fn parts(&self) -> (Option<Vec<u8>>, Vec<BorrowedFd<'_>>) {
+        let name = self.name.as_ref().map(|name| name.as_os_str().as_bytes().to_vec());
+        let first = self.first.iter().map(|(_, fd)| fd.as_fd());
+        (name, [self.folder.as_fd()].into_iter().chain(first).collect())
+    }
+
+    /// The reverse of [`parts`](Self::parts).
+    pub fn from_parts(name: Option<Vec<u8>>, only_this: bool, descriptors: Vec<OwnedFd>) -> Option<Self> {
+        let mut descriptors = descriptors.into_iter();
+        let folder = descriptors.next()?;
+        let name = name.map(|name| PathBuf::from(OsString::from_vec(name)));
+        Some(Self { folder, name, first: descriptors.next().and_then(held), only_this })
+    }
+
+    /// Whether the object `identity`, which the caller reached as `path`, is meant: `Some(None)` if it is the one to connect
+    /// to, `Some(Some(_))` if another one has taken its place outside.
+    fn find_for(&self, identity: Identity, path: &[u8]) -> Option<Option<OwnedFd>> {
+        let Some(name) = &self.name else { return below(&self.folder, path, identity).then_some(None) };
+        let is_first = self.first.as_ref().is_some_and(|(first, _)| *first == identity);
+        if self.only_this {
+            return is_first.then_some(None);
+        }
+        let now = lookup::open_beneath(&self.folder, name).ok().and_then(held);
+        match now {
+            Some((now, _)) if now == identity => Some(None),
+            // A jail that sees the socket alone, bound into a folder of its own, goes on seeing the one of a server that
+            // has been started again since.
+            Some((_, successor)) if is_first => Some(Some(successor)),
+            _ => is_first.then_some(None),
+        }
+    }
+}
+
+/// An object with its identity.
+fn held(fd: OwnedFd) -> Option<(Identity, OwnedFd)> {
+    let inode = inspect(fd.as_fd()).ok()?;
+    Some((inode.identity, fd))
 }
 
 /// What `--allow-socket` names, and inodes that netjail itself made for the jail.
@@ -115,41 +179,9 @@ pub struct Allowed {
 }
 
 impl Allowed {
-    /// Resolves the folders of `paths` in the caller's own view; the error names the path.
-    pub fn open(paths: &[PathBuf]) -> Result<Self, (PathBuf, Errno)> {
-        let mut allowed = Self::default();
-        for path in paths {
-            allowed.entries.push(Self::entry(path).map_err(|errno| (path.clone(), errno))?);
-        }
-        Ok(allowed)
-    }
-
-    fn entry(path: &Path) -> Result<Entry, Errno> {
-        let from_io = |e: std::io::Error| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO));
-        if path.is_dir() {
-            return Ok(Entry { folder: open_folder(&path.canonicalize().map_err(from_io)?)?, name: None });
-        }
-        // A server that is not up yet has no socket; its folder must be there.
-        let path = path.canonicalize().or_else(|_| {
-            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            Ok(folder.canonicalize().map_err(from_io)?.join(path.file_name().ok_or(Errno::EINVAL)?))
-        })?;
-        let folder = open_folder(path.parent().ok_or(Errno::EINVAL)?)?;
-        Ok(Entry { folder, name: Some(path.file_name().ok_or(Errno::EINVAL)?.into()) })
-    }
-
-    /// Allows one more path, and gives what another process needs for [`Self::add_entry`].
-    pub fn add_path(&mut self, path: &Path) -> Result<(OwnedFd, Option<PathBuf>), Errno> {
-        let entry = Self::entry(path)?;
-        let from_io = |e: std::io::Error| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO));
-        let copy = (entry.folder.try_clone().map_err(from_io)?, entry.name.clone());
+    /// Allows a path.
+    pub fn add_entry(&mut self, entry: Entry) {
         self.entries.push(entry);
-        Ok(copy)
-    }
-
-    /// Allows a name in a folder, or the whole folder.
-    pub fn add_entry(&mut self, folder: OwnedFd, name: Option<PathBuf>) {
-        self.entries.push(Entry { folder, name });
     }
 
     /// Allows one inode, of which `fd` is a descriptor: the broker's socket.
@@ -158,29 +190,25 @@ impl Allowed {
         Ok(())
     }
 
-    /// Whether the object that the caller reached as `path`, and of which we hold a descriptor, is allowed.
-    pub fn contains(&self, identity: Identity, path: &[u8]) -> bool {
-        self.inodes.iter().any(|(allowed, _)| *allowed == identity)
-            || self.entries.iter().any(|entry| match &entry.name {
-                Some(name) => is_at(entry, name, identity),
-                None => below(entry, path, identity),
-            })
+    /// Whether the object that the caller reached as `path`, and of which we hold a descriptor, is allowed; `Some(Some(_))`
+    /// is the object that has taken its place.
+    pub fn find(&self, identity: Identity, path: &[u8]) -> Option<Option<OwnedFd>> {
+        if self.inodes.iter().any(|(allowed, _)| *allowed == identity) {
+            return Some(None);
+        }
+        self.entries.iter().find_map(|entry| entry.find_for(identity, path))
     }
-}
-
-fn is_at(entry: &Entry, name: &Path, identity: Identity) -> bool {
-    lookup::open_beneath(&entry.folder, name)
-        .and_then(|fd| inspect(fd.as_fd()))
-        .is_ok_and(|inode| inode.identity == identity)
 }
 
 /// The end of the path that the caller used, one name, two names and so on, tried below the folder: what is found there
 /// must be the very object, so the text of the path proves nothing by itself.
-fn below(entry: &Entry, path: &[u8], identity: Identity) -> bool {
+fn below(folder: &OwnedFd, path: &[u8], identity: Identity) -> bool {
     let starts = path.iter().enumerate().rev().filter(|(_, b)| **b == b'/').map(|(at, _)| at + 1);
     starts.chain([0]).any(|start| {
         let tail = Path::new(std::ffi::OsStr::from_bytes(&path[start..]));
-        tail.is_relative() && !tail.as_os_str().is_empty() && is_at(entry, tail, identity)
+        tail.is_relative()
+            && !tail.as_os_str().is_empty()
+            && lookup::open_beneath(folder, tail).ok().and_then(held).is_some_and(|(found, _)| found == identity)
     })
 }
 

@@ -19,11 +19,13 @@ pub enum ToMediator {
     Command,
     /// Beside it: an `O_PATH` descriptor of a socket that netjail bound for the jail (the broker's). Connecting to it is allowed.
     AllowInode,
-    /// `--allow-socket`, where it is known only after the mediator was started: a socket or folder in the host's view. To be
-    /// sent before the first [`Command`](Self::Command), since its folder is resolved when it arrives.
+    /// `--allow-socket` and `allow_sockets`: a socket or folder in the host's view. To be sent before the first
+    /// [`Command`](Self::Command), since its folder is resolved when it arrives.
     AllowPath {
         /// As the user gave it, absolute.
         path: Vec<u8>,
+        /// The jail can move other sockets to this name: only the one that is there now is meant.
+        only_this: bool,
     },
     /// `--allow-datagrams`, likewise.
     AllowDatagrams,

@@ -42,7 +42,6 @@ pub mod target;
 pub mod worker;
 
 use std::io;
-use std::path::PathBuf;
 
 pub use messages::{FromMediator, ToMediator, hand_over};
 pub use supervise::run;
@@ -54,8 +53,6 @@ use crate::control::channel::Channel;
 pub struct Setup {
     /// To the warden. When it closes, the mediator ends.
     pub control: Channel<FromMediator, ToMediator>,
-    /// `--allow-socket`: sockets and folders, in the host's view.
-    pub allowed: Vec<PathBuf>,
     /// `--allow-datagrams`: a datagram socket may be connected to any path, as it may already send to any.
     pub allow_datagrams: bool,
 }
@@ -63,14 +60,6 @@ pub struct Setup {
 /// Why a mediator can not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum MediateError {
-    /// A path of `--allow-socket`.
-    #[error("--allow-socket {path}: {why}; name a socket, or the folder in which its server will make it")]
-    Allowed {
-        /// As it was given.
-        path: PathBuf,
-        /// What its look-up said.
-        why: io::Error,
-    },
     /// Capabilities or the filter.
     #[error("the mediator could not be caged: {0}")]
     Cage(String),

@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -15,7 +15,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use serde::{Deserialize, Serialize};
 
-use super::bound::{Allowed, Bound};
+use super::bound::{Allowed, Bound, Entry};
 use super::flight::Flight;
 use super::messages::{acknowledge, receive_listener};
 use super::notify::{self, Answer};
@@ -45,10 +45,12 @@ pub(super) enum Down {
     },
     /// Beside it: an inode that may be connected to.
     Allow,
-    /// Beside it: a folder in which a name, or everything, may be connected to.
+    /// Beside it: a folder in which a name, or everything, may be connected to, and the socket that has the name now.
     AllowEntry {
         /// Bytes of one name.
         name: Option<Vec<u8>>,
+        /// No other socket is meant by the name.
+        only_this: bool,
     },
     /// Datagram sockets may be connected to any path.
     AllowDatagrams,
@@ -103,8 +105,6 @@ struct Supervisor {
 /// the host's namespaces, single-threaded; capabilities are dropped and the cage is put on in here.
 pub fn run(setup: Setup) -> Result<(), MediateError> {
     let system = |what| move |errno: Errno| MediateError::System { what, why: errno.into() };
-    let allowed =
-        Allowed::open(&setup.allowed).map_err(|(path, errno)| MediateError::Allowed { path, why: errno.into() })?;
     // Descriptors in flight are the jail's to multiply, not to run out of; a refusal leaves the limit as it is.
     if let Ok((_, hard)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
         let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, hard, hard);
@@ -118,7 +118,7 @@ pub fn run(setup: Setup) -> Result<(), MediateError> {
     let mut state = State {
         listeners: Vec::new(),
         bound: Bound::default(),
-        allowed,
+        allowed: Allowed::default(),
         allow_datagrams: setup.allow_datagrams,
         flight,
     };
@@ -239,7 +239,7 @@ impl Supervisor {
                     self.sent(sent)?;
                 }
             }
-            Ok((ToMediator::AllowPath { path }, _)) => self.allow_path(path)?,
+            Ok((ToMediator::AllowPath { path, only_this }, _)) => self.allow_path(path, only_this)?,
             Ok((ToMediator::AllowDatagrams, _)) => {
                 self.state.allow_datagrams = true;
                 let sent = self.worker.1.send(&Down::AllowDatagrams);
@@ -251,11 +251,12 @@ impl Supervisor {
         Ok(())
     }
 
-    fn allow_path(&mut self, path: Vec<u8>) -> Result<(), Stop> {
-        match self.state.allowed.add_path(OsStr::from_bytes(&path).as_ref()) {
-            Ok((folder, name)) => {
-                let name = name.map(|name| name.into_os_string().into_vec());
-                let sent = self.worker.1.send_with(&Down::AllowEntry { name }, &[folder.as_fd()]);
+    fn allow_path(&mut self, path: Vec<u8>, only_this: bool) -> Result<(), Stop> {
+        match Entry::find(OsStr::from_bytes(&path).as_ref(), only_this) {
+            Ok(entry) => {
+                let (name, descriptors) = entry.parts();
+                let sent = self.worker.1.send_with(&Down::AllowEntry { name, only_this }, &descriptors);
+                self.state.allowed.add_entry(entry);
                 self.sent(sent)
             }
             Err(errno) => {

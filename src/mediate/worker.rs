@@ -20,10 +20,7 @@ mod decide;
 mod waiting;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel as results};
 use std::time::{Duration, Instant};
@@ -33,6 +30,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::attempt::Attempt;
+use super::bound::Entry;
 use super::flight::MAX_PENDING;
 use super::lookup::Walk;
 use super::messages::FromMediator;
@@ -102,6 +100,7 @@ pub(super) struct Worker {
     supervisor: Channel<Up, Down>,
     epoll: Epoll,
     descriptors: Descriptors,
+    /// At most [`MAX_PENDING`]; as many as were ever needed at a time.
     slots: Vec<Option<Pending>>,
     free: Vec<usize>,
     waiting: usize,
@@ -144,8 +143,8 @@ impl Worker {
             supervisor,
             epoll,
             descriptors: Descriptors::default(),
-            slots: (0..MAX_PENDING).map(|_| None).collect(),
-            free: (0..MAX_PENDING).rev().collect(),
+            slots: Vec::new(),
+            free: Vec::new(),
             waiting: 0,
             looked_at: 0,
             lookups: (sender, receiver, woken),
@@ -209,10 +208,9 @@ impl Worker {
                     let _ = self.state.allowed.add(fd); // What can not be looked at can not be allowed.
                 }
             }
-            Ok((Down::AllowEntry { name }, descriptors)) => {
-                let name = name.map(|name| PathBuf::from(OsString::from_vec(name)));
-                for folder in descriptors.into_iter().take(1) {
-                    self.state.allowed.add_entry(folder, name.clone());
+            Ok((Down::AllowEntry { name, only_this }, descriptors)) => {
+                if let Some(entry) = Entry::from_parts(name, only_this, descriptors) {
+                    self.state.allowed.add_entry(entry);
                 }
             }
             Ok((Down::AllowDatagrams, _)) => self.state.allow_datagrams = true,
@@ -242,7 +240,7 @@ impl Worker {
             killable: listener.killable,
             key: (0, 0),
         };
-        let Some(slot) = self.free.pop() else {
+        let Some(slot) = self.free_slot() else {
             // A listen never waits, so a flood of connects does not refuse it.
             let listens = i64::from(notification.number) == libc::SYS_listen;
             let outcome = if listens { self.decide(&notification, &mut call) } else { Errno::ENOBUFS.into() };
@@ -256,6 +254,14 @@ impl Worker {
         let outcome = self.decide(&notification, &mut call);
         self.settle(call, outcome);
         Ok(())
+    }
+
+    fn free_slot(&mut self) -> Option<usize> {
+        if self.free.is_empty() && self.slots.len() < MAX_PENDING {
+            self.free.push(self.slots.len());
+            self.slots.push(None);
+        }
+        self.free.pop()
     }
 
     fn settle(&mut self, call: Call, outcome: Outcome) {

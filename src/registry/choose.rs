@@ -161,6 +161,7 @@ pub fn direct() -> Network {
         names: NameFamilies::Both,
         connect_timeout: DEFAULT_CONNECT_TIMEOUT,
         udp: Udp::Carry,
+        allow_sockets: Vec::new(),
         unbuilt: Vec::new(),
     }
 }

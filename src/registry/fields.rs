@@ -1,6 +1,6 @@
 //! Typed access to the fields of a mapping, with a finding for each that is not as it should be.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::diagnostic::{Diagnostic, Findings, Severity, Source, word};
@@ -180,31 +180,32 @@ impl<'n> Fields<'n> {
             self.wrong(cx, key, format!("`{key}` of {} is {}", self.owner, node.describe()), "expected a text", "");
             return None;
         };
+        self.resolved_text(cx, key, text, &node.span, secret)
+    }
+
+    fn resolved_text(
+        &self,
+        cx: &mut Context<'_, '_>,
+        key: &str,
+        text: &str,
+        span: &Span,
+        secret: bool,
+    ) -> Option<String> {
         let folder = cx.source.path.parent().unwrap_or(Path::new("/"));
         match cx.placeholders.resolve(text, folder, secret) {
             Ok(text) => Some(text).filter(|text| !text.is_empty()),
             Err(Unresolved::Malformed(why)) => {
                 let help = "use `${env:NAME}` or `${file:PATH}`; `$${` stands for `${` itself";
-                self.wrong(
-                    cx,
-                    key,
-                    format!("`{key}` of {}: {why}", self.owner),
-                    "expected a text or a placeholder",
-                    help,
-                );
+                let message = format!("`{key}` of {}: {why}", self.owner);
+                cx.error(span, message, "expected a text or a placeholder", help);
                 None
             }
             Err(Unresolved::Missing(why)) => {
                 let source = cx.source;
                 cx.missing.push(
-                    Diagnostic::at(
-                        Severity::Error,
-                        source,
-                        node.span.clone(),
-                        format!("`{key}` of {}: {why}", self.owner),
-                    )
-                    .expected("needed here")
-                    .help("provide it, or choose another network"),
+                    Diagnostic::at(Severity::Error, source, span.clone(), format!("`{key}` of {}: {why}", self.owner))
+                        .expected("needed here")
+                        .help("provide it, or choose another network"),
                 );
                 None
             }
@@ -315,6 +316,22 @@ impl<'n> Fields<'n> {
             }
         }
         texts
+    }
+
+    /// One path or a list of paths, made absolute with the folder of the file that names them.
+    pub(super) fn paths(&self, cx: &mut Context<'_, '_>, key: &str) -> Vec<PathBuf> {
+        let mut paths = Vec::new();
+        for (text, span) in self.strings(cx, key) {
+            let Some(text) = self.resolved_text(cx, key, &text, &span, false) else { continue };
+            if text.contains('\0') || text.starts_with('~') {
+                let message = format!("`{key}` of {} is not a path", self.owner);
+                cx.error(&span, message, "expected a path", "a shell's `~` is written `${env:HOME}`");
+                continue;
+            }
+            let folder = cx.source.path.parent().unwrap_or(Path::new("/"));
+            paths.push(folder.join(text));
+        }
+        paths
     }
 }
 

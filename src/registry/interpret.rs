@@ -14,7 +14,7 @@ use super::placeholder;
 use super::settings::{self, DefaultNetwork};
 use super::suggest::{hint, nearest};
 use super::yaml::{Node, Span};
-use super::{Id, Kind, canonical};
+use super::{Id, Kind, canonical, trust};
 
 /// Hashes by name; see [`canonical`].
 type Hashes = BTreeMap<String, [u8; 32]>;
@@ -80,6 +80,12 @@ impl Loader<'_> {
                     }));
                     loaded.believed.insert(id.to_string(), canonical::digest(&entry.node, false, network::PASSED));
                     generation.insert(id.to_string(), canonical::digest(&entry.node, true, network::PASSED));
+                    for socket in &read.network.allow_sockets {
+                        // Where it leads is believed too: a jail that can write its folder could put a link there.
+                        let name = format!("the socket {} of {id}", socket.display());
+                        let leads = trust::where_it_leads(socket);
+                        loaded.believed.insert(name, Sha256::digest(leads.as_os_str().as_encoded_bytes()).into());
+                    }
                     let defined = Defined {
                         network: read.network,
                         kind: kind.to_owned(),
@@ -217,6 +223,11 @@ impl Loader<'_> {
         if let Some(path) = block.state_dir {
             loaded.believed.insert("state_dir".into(), Sha256::digest(path.as_os_str().as_encoded_bytes()).into());
             loaded.settings.state_dir = path;
+        }
+        if !block.probe_endpoints.is_empty() {
+            let said = format!("{:?}", block.probe_endpoints);
+            loaded.believed.insert("probe_endpoints".into(), Sha256::digest(&said).into());
+            loaded.settings.probe_endpoints = block.probe_endpoints;
         }
         if let Some(chosen) = block.default_network {
             let default = match chosen {

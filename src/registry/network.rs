@@ -1,6 +1,7 @@
 //! What a `network.*` entry says, checked and resolved: the shape that the roles drive.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,8 @@ pub struct Network {
     pub connect_timeout: Duration,
     /// What becomes of datagrams.
     pub udp: Udp,
+    /// `allow_sockets`: unix sockets of the host, or folders of them, that a jail on this network may connect to; absolute.
+    pub allow_sockets: Vec<PathBuf>,
     /// Fields that were understood but that this netjail can not carry out yet; choosing the network is an error that lists them.
     pub unbuilt: Vec<String>,
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::diagnostic::{Diagnostic, Findings, Severity, escape, escape_path, push_escaped};
+use super::diagnostic::{Diagnostic, Findings, Severity, escape, escape_path};
 use super::load::{LoadError, Loaded, Place};
 use super::settings::DefaultNetwork;
 use super::{Id, Kind};
@@ -63,6 +63,11 @@ pub fn check(loaded: &Result<Loaded, LoadError>, colour: bool) -> Report {
         default_network(loaded),
         escape_path(&loaded.settings.state_dir)
     ));
+    for (id, defined) in &loaded.networks {
+        for socket in sockets(&defined.network) {
+            text.push_str(&format!("{id} opens the unix socket {socket}\n"));
+        }
+    }
     if missing.errors.is_empty() {
         return Report { text, status: 0 };
     }
@@ -88,6 +93,12 @@ pub fn check_json(loaded: &Result<Loaded, LoadError>) -> Report {
                 "files": loaded.files.iter().map(|file| file.to_string_lossy()).collect::<Vec<_>>(),
                 "entries": loaded.entries,
                 "networks": loaded.networks.keys().map(Id::to_string).collect::<Vec<_>>(),
+                "allow_sockets": loaded
+                    .networks
+                    .iter()
+                    .filter(|(_, defined)| !defined.network.allow_sockets.is_empty())
+                    .map(|(id, defined)| (id.to_string(), json!(sockets(&defined.network))))
+                    .collect::<serde_json::Map<_, _>>(),
                 "policies": loaded.policies.iter().map(|policy| policy.id.to_string()).collect::<Vec<_>>(),
                 "default_network": default_json(loaded),
                 "state_dir": loaded.settings.state_dir.to_string_lossy(),
@@ -108,7 +119,7 @@ fn line(value: &Value) -> String {
     let mut out = String::new();
     for c in value.to_string().chars() {
         let mut escaped = String::new();
-        push_escaped(&mut escaped, c);
+        crate::escape::push(&mut escaped, c);
         if escaped.len() > c.len_utf8() && !c.is_ascii() {
             c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
         } else {
@@ -168,12 +179,20 @@ fn state(defined: &super::Defined) -> String {
     }
 }
 
+/// The sockets of the host that a network opens, escaped.
+fn sockets(network: &super::Network) -> Vec<String> {
+    network.allow_sockets.iter().map(|path| escape_path(path)).collect()
+}
+
 /// `netjail networks`: a table; the default is marked with a star.
 pub fn networks(loaded: &Loaded) -> Report {
     let mut rows = vec![["", "NETWORK", "KIND", "DIALS", ""].map(str::to_owned)];
     for (id, defined) in &loaded.networks {
         let star = if loaded.settings.default_network == DefaultNetwork::Network(id.clone()) { "*" } else { "" };
-        rows.push([star.into(), id.to_string(), defined.kind.clone(), defined.dials.clone(), state(defined)]);
+        let opened = sockets(&defined.network);
+        let opens = if opened.is_empty() { String::new() } else { format!("opens {}", opened.join(", ")) };
+        let remark = [state(defined), opens].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
+        rows.push([star.into(), id.to_string(), defined.kind.clone(), defined.dials.clone(), remark]);
     }
     let direct = match loaded.settings.default_network {
         DefaultNetwork::Network(_) => "",
@@ -206,6 +225,7 @@ pub fn networks_json(loaded: &Loaded) -> Report {
                 "kind": defined.kind,
                 "dials": defined.dials,
                 "default": loaded.settings.default_network == DefaultNetwork::Network(id.clone()),
+                "allow_sockets": sockets(&defined.network),
                 "usable": state(defined).is_empty(),
                 "unbuilt": defined.network.unbuilt.iter().map(|field| escape(field)).collect::<Vec<_>>(),
                 "missing": defined.missing.iter().map(|finding| finding.message.clone()).collect::<Vec<_>>(),

@@ -289,7 +289,7 @@ fn settings_around<'l>(store: &Store, loaded: &'l Loaded) -> Option<&'l Path> {
 
 /// What is believed of the settings alone.
 fn settings_items(loaded: &Loaded) -> BTreeMap<String, String> {
-    let settings = ["state_dir", "default_network"];
+    let settings = ["state_dir", "default_network", "probe_endpoints"];
     items(loaded).into_iter().filter(|(name, _)| settings.contains(&name.as_str())).collect()
 }
 
@@ -396,6 +396,32 @@ pub fn secrets_sent(loaded: &Loaded) -> Option<String> {
         })
         .collect();
     (!sent.is_empty()).then(|| sent.join("; "))
+}
+
+/// What a path of `allow_sockets` is without symbolic links, as far as there is anything: its server may not be up.
+pub fn where_it_leads(path: &Path) -> PathBuf {
+    for ancestor in path.ancestors() {
+        if let (Ok(real), Ok(rest)) = (ancestor.canonicalize(), path.strip_prefix(ancestor)) {
+            return if rest.as_os_str().is_empty() { real } else { real.join(rest) };
+        }
+    }
+    path.to_owned()
+}
+
+/// Which sockets outside its own folder a project opens to its jails, in words; none where there are none. Whoever wrote the
+/// project may mean the user's docker or session bus, behind which any program can be started outside: so that is not
+/// believed at first use.
+pub fn sockets_opened(loaded: &Loaded) -> Option<String> {
+    let Some(Place::Project(folder)) = &loaded.place else { return None };
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+    let opened: Vec<String> = loaded
+        .networks
+        .values()
+        .flat_map(|defined| defined.network.allow_sockets.iter().map(move |socket| (defined, where_it_leads(socket))))
+        .filter(|(_, socket)| !socket.starts_with(&folder))
+        .map(|(defined, socket)| format!("{} opens the socket {}", defined.network.id, escape_path(&socket)))
+        .collect();
+    (!opened.is_empty()).then(|| opened.join("; "))
 }
 
 /// The line for a terminal at a project's first use: where the chosen network dials and which secrets it sends there.

@@ -180,20 +180,24 @@ fn supervise(options: &RunOptions, ignored: u64) -> Result<Ending, Stop> {
         running: false,
     }
     .until_the_end();
-    // Whatever happened, nothing of the jail outlives front.
+    // Whatever happened, nothing of the jail outlives front. Init that reported an ending has ended its tree before, and only
+    // takes its mounts down; otherwise the tree must be dead before the warden is told so.
     let _ = kill(child.pid, Signal::SIGKILL);
-    let _ = reap(child.pid);
+    if ending.is_err() {
+        let _ = reap(child.pid);
+    }
     finish_warden(&to_warden, warden_pid, &handled, options);
+    let _ = reap(child.pid);
     ending
 }
 
 /// The environment that the command gets.
 fn environment(options: &RunOptions, prepared: &Prepared) -> Vec<CString> {
+    let session = options.session.set.iter();
     let choices = Choices {
-        set: options.set_environment.clone(),
+        set: session.chain(&options.set_environment).cloned().collect(),
         clear: options.clear_environment,
         secrets: prepared.secret_variables.clone(),
-        keep: Vec::new(),
         host_name: host_name(),
     };
     as_execve_wants(environment::build(std::env::vars_os(), &choices))
@@ -350,7 +354,8 @@ impl Watch<'_> {
                 notes.iter().filter(|note| note.important || self.verbose).for_each(|note| say(&note.text));
                 None
             }
-            Ok((InitToFront::Failed(refusal), _)) => Some(Err(Stop::NotBuilt(refusal))),
+            // The warden's own failure is what init saw as its death.
+            Ok((InitToFront::Failed(refusal), _)) => Some(Err(Stop::NotBuilt(warden_said.take().unwrap_or(refusal)))),
             Ok((InitToFront::Running, _)) => {
                 self.running = true;
                 None

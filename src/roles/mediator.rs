@@ -8,7 +8,6 @@ use crate::mediate::{self, FromMediator, Setup, ToMediator};
 /// Runs until the warden goes.
 pub fn run(control: Channel<FromMediator, ToMediator>, options: &RunOptions) -> ! {
     let _ = fork::leave_streams();
-    let setup =
-        Setup { control, allowed: options.allow_sockets.clone(), allow_datagrams: options.filter.allow_datagrams };
+    let setup = Setup { control, allow_datagrams: options.filter.allow_datagrams };
     exit(i32::from(mediate::run(setup).is_err()))
 }

@@ -24,6 +24,7 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use crate::jail::desktop::Session;
 use crate::jail::{mounts, seccomp};
 
 /// What `run` was asked for, as the roles need it.
@@ -67,6 +68,8 @@ pub struct RunOptions {
     pub filter: seccomp::Options,
     /// `--allow-socket`.
     pub allow_sockets: Vec<PathBuf>,
+    /// `--allow`: what it takes of the caller's session.
+    pub session: Session,
 }
 
 /// The options of the file system.

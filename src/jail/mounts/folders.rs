@@ -92,6 +92,8 @@ enum Access {
 /// What is to be bound, parents first.
 pub struct Folders {
     list: Vec<(PathBuf, Access)>,
+    /// Allowed sockets that could not be shown.
+    lacking: Vec<PathBuf>,
 }
 
 impl Folders {
@@ -130,9 +132,21 @@ impl Folders {
         if let Some(access) = cwd_access(view, &asked) {
             list.push((view.cwd.clone(), access));
         }
+        let mut lacking = Vec::new();
+        for socket in &plan.sockets {
+            let real = if is_forbidden(socket) { Some(socket.clone()) } else { socket.canonicalize().ok() };
+            match real {
+                Some(path) if is_forbidden(&path) => {
+                    return Err(MountError::NotToBeShown { flag: "--allow-socket", path });
+                }
+                Some(path) => list.push((path.clone(), socket_access(view, &asked, &path))),
+                None if strictly_below_view(socket) => lacking.push(socket.clone()),
+                None => {} // it shows up where it is
+            }
+        }
         list.extend(asked);
         list.sort_by_key(|(path, _)| path.components().count());
-        Ok(Self { list })
+        Ok(Self { list, lacking })
     }
 
     /// Binds what lies outside netjail's own views.
@@ -147,6 +161,9 @@ impl Folders {
     pub fn bind_inside_views(&self, view: &mut View<'_>) -> Result<(), MountError> {
         for (path, access) in self.list.iter().filter(|(path, _)| strictly_below_view(path)) {
             bind(view, path, *access)?;
+        }
+        for path in &self.lacking {
+            view.note(Note::NoSocket { path: path.clone() });
         }
         let private = view.replaces(&view.cwd) && view.plan.home != HomeView::Temporary;
         if private {
@@ -186,6 +203,21 @@ fn cwd_access(view: &View<'_>, asked: &[(PathBuf, Access)]) -> Option<Access> {
     }
     let hidden = strictly_below_view(cwd) || home.is_some_and(|h| cwd.starts_with(h)) || cwd.starts_with("/boot");
     (hidden || plan.started_as_root).then_some(Access::Write)
+}
+
+/// How an allowed socket, or a folder of them, is bound: connecting needs no more than to see it, so the bind opens nothing
+/// for writing that would not be open anyway.
+fn socket_access(view: &View<'_>, asked: &[(PathBuf, Access)], path: &Path) -> Access {
+    let deepest = asked.iter().filter(|(p, _)| path.starts_with(p)).max_by_key(|(p, _)| p.components().count());
+    if let Some((_, access)) = deepest {
+        return *access;
+    }
+    let root = view.plan.started_as_root;
+    if path.starts_with(&view.cwd) && !view.replaces(&view.cwd) && !(root && is_system(&view.cwd)) {
+        return Access::Write;
+    }
+    let hidden_home = view.plan.home != HomeView::Host && view.home.as_ref().is_some_and(|home| path.starts_with(home));
+    if root || hidden_home || strictly_below_view(path) { Access::Read } else { Access::Write }
 }
 
 fn bind(view: &mut View<'_>, path: &Path, access: Access) -> Result<(), MountError> {

@@ -38,6 +38,11 @@ pub use table::{Mount, Table};
 
 use view::View;
 
+/// Whether a path of the host lies in a folder that jails have a view of their own of: what a jail does there stays in it.
+pub fn is_own_view(path: &std::path::Path) -> bool {
+    view::VIEWS.iter().any(|view| path.starts_with(view))
+}
+
 /// Builds the view and makes it this process's root; ends in the plan's working folder.
 ///
 /// # Errors

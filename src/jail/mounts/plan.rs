@@ -72,8 +72,13 @@ pub struct Plan {
     pub secret_files: Vec<PathBuf>,
     /// The log that is being written: neither read nor changed by the jail that it is about.
     pub log_file: Option<PathBuf>,
-    /// `--allow-socket`: no other socket can be moved or linked to one of these names from another folder.
+    /// `--allow-socket` and `allow_sockets`: shown where they are, and no other socket can be moved or linked to one of these
+    /// names from another folder.
     pub sockets: Vec<PathBuf>,
+    /// Where XDG_RUNTIME_DIR leads in the jail: made private if it lies below /run.
+    pub runtime_folder: Option<PathBuf>,
+    /// Small files below /run that only the caller can read, with their text.
+    pub session_files: Vec<(PathBuf, Vec<u8>)>,
     /// What home is.
     pub home: HomeView,
     /// `--ro PATH`.
@@ -105,6 +110,8 @@ impl Plan {
             secret_files: Vec::new(),
             log_file: None,
             sockets: Vec::new(),
+            runtime_folder: None,
+            session_files: Vec::new(),
             home: HomeView::default(),
             read_only: Vec::new(),
             read_write: Vec::new(),
@@ -144,6 +151,11 @@ pub enum Note {
         /// Its type.
         kind: String,
     },
+    /// An allowed socket is not there, and lies where the jail sees nothing of what is made later.
+    NoSocket {
+        /// Which.
+        path: PathBuf,
+    },
     /// A part of /sys is not there.
     NoSys {
         /// Which.
@@ -178,6 +190,11 @@ impl std::fmt::Display for Note {
             Self::LeftOut { path, kind } => {
                 write!(f, "{} ({kind}) is not in the jail; --allow-netfs shows it", path.display())
             }
+            Self::NoSocket { path } => write!(
+                f,
+                "the allowed socket {} is not there, and the jail will not see it when it comes; start its server first",
+                path.display()
+            ),
             Self::NoSys { path } => {
                 write!(f, "{} is not in the jail: the kernel refused a fresh sysfs", path.display())
             }

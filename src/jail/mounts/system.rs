@@ -149,6 +149,7 @@ pub fn run(view: &mut View<'_>) -> Result<(), MountError> {
     view.folder(Stage::Run, "run/lock", 0o1777)?;
     view.folder(Stage::Run, "root/run", 0o755)?;
     view.bind(Stage::Run, "run", "/run", NO_SUID | NO_DEV)?;
+    session(view)?;
     for name in RUN {
         let path = Path::new("/run").join(name);
         let Ok(found) = fs::symlink_metadata(&path) else { continue };
@@ -159,6 +160,26 @@ pub fn run(view: &mut View<'_>) -> Result<(), MountError> {
             view.folder(Stage::Run, Path::new("run").join(name), 0o755)?;
             view.bind(Stage::Run, &path, &path, READ_ONLY)?;
         }
+    }
+    Ok(())
+}
+
+/// What `--allow display` and its kind put into /run: a private folder for XDG_RUNTIME_DIR, and files such as an X cookie.
+fn session(view: &View<'_>) -> Result<(), MountError> {
+    let private = |folder: &Path| -> Result<(), MountError> {
+        if let Some(parent) = folder.parent() {
+            view.folders(Stage::Run, View::inside(parent))?;
+        }
+        view.folder(Stage::Run, View::inside(folder), 0o700)
+    };
+    let below = |path: &&Path| path.starts_with("/run") && *path != Path::new("/run");
+    if let Some(folder) = view.plan.runtime_folder.as_deref().filter(below) {
+        private(folder)?;
+    }
+    for (path, text) in &view.plan.session_files {
+        let Some(folder) = path.parent().filter(below) else { continue };
+        private(folder)?;
+        view.file(Stage::Run, View::inside(path), text)?;
     }
     Ok(())
 }

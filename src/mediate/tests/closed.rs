@@ -245,12 +245,8 @@ fn an_allowed_socket_is_reached_and_its_neighbour_is_not() {
     hosts.push(UnixListener::bind(at("one")).unwrap());
     // What is said later counts as well, and what can not be allowed is said.
     hosts.push(UnixListener::bind(at("said")).unwrap());
-    let say = |path: std::path::PathBuf| {
-        let path = path.into_os_string().into_encoded_bytes();
-        jail.warden.send(&crate::mediate::ToMediator::AllowPath { path }).unwrap();
-    };
-    say(at("nowhere/at/all"));
-    say(at("said"));
+    jail.allow(&at("nowhere/at/all"), false);
+    jail.allow(&at("said"), false);
     assert!(matches!(jail.event(), Some(FromMediator::CannotAllow { errno: libc::ENOENT, .. })));
     jail.run(|| {
         same!(reach(&at("said")), 0);
@@ -266,6 +262,57 @@ fn an_allowed_socket_is_reached_and_its_neighbour_is_not() {
         same!(reach(&at("later")), libc::EACCES);
         Ok(())
     });
+}
+
+#[test]
+fn a_name_in_a_folder_that_the_jail_can_write_means_the_socket_that_was_there() {
+    let outer = folder();
+    let at = |name: &str| outer.path().join(name);
+    let listen = |name: &str| UnixListener::bind(at(name)).unwrap();
+    let (_one, _two, _other) = (listen("one"), listen("two"), listen("other"));
+    let jail = Jail::new();
+    for name in ["one", "two", "later"] {
+        jail.allow(&at(name), true);
+    }
+    jail.run(|| {
+        same!((reach(&at("one")), reach(&at("two")), reach(&at("other"))), (0, 0, libc::EACCES));
+        // The sibling gets the name.
+        std::fs::rename(at("other"), at("one")).unwrap();
+        same!(reach(&at("one")), libc::EACCES);
+        std::fs::rename(at("one"), at("later")).unwrap();
+        same!(reach(&at("later")), libc::EACCES);
+        Ok(())
+    });
+    // A server that was started again can not be told from that.
+    std::fs::remove_file(at("two")).unwrap();
+    let _two = listen("two");
+    jail.run(|| {
+        same!(reach(&at("two")), libc::EACCES);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_socket_that_was_bound_into_a_folder_of_the_jails_leads_to_its_servers_successor() {
+    let outer = folder();
+    let at = |name: &str| outer.path().join(name);
+    let first = UnixListener::bind(at("one")).unwrap();
+    let jail = Jail::with(Options::default(), &[at("one")]);
+    // What a bind mount in the jail goes on showing: the first inode, under another name.
+    std::fs::hard_link(at("one"), at("bound")).unwrap();
+    jail.run(|| {
+        same!(reach(&at("bound")), 0);
+        Ok(())
+    });
+    std::fs::remove_file(at("one")).unwrap();
+    let second = UnixListener::bind(at("one")).unwrap();
+    second.set_nonblocking(true).unwrap();
+    jail.run(|| {
+        same!(reach(&at("bound")), 0);
+        Ok(())
+    });
+    assert!(second.accept().is_ok(), "it is the second server that was reached");
+    drop(first);
 }
 
 #[test]

@@ -128,13 +128,21 @@ impl Jail {
 
     pub fn with(options: Options, allowed: &[PathBuf]) -> Self {
         let (warden, control) = pair::<ToMediator, FromMediator>().unwrap();
-        let setup = Setup { control, allowed: allowed.to_vec(), allow_datagrams: options.allow_datagrams };
+        let setup = Setup { control, allow_datagrams: options.allow_datagrams };
         let keep = warden.as_raw_fd();
         let child = spawn(move || {
             nix::unistd::close(keep).map_err(|e| e.to_string())?;
             run(setup).map_err(|e| e.to_string())
         });
-        Self { mediator: child.pid, warden, options }
+        let jail = Self { mediator: child.pid, warden, options };
+        allowed.iter().for_each(|path| jail.allow(path, false));
+        jail
+    }
+
+    /// `--allow-socket`.
+    pub fn allow(&self, path: &Path, only_this: bool) {
+        let path = path.as_os_str().as_encoded_bytes().to_vec();
+        self.warden.send(&ToMediator::AllowPath { path, only_this }).unwrap();
     }
 
     /// Starts a command of the jail.

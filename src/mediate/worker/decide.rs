@@ -137,14 +137,15 @@ impl Worker {
         object: OwnedFd,
     ) -> Result<Outcome, Errno> {
         let inode = inspect(object.as_fd())?;
+        let named = self.state.allowed.find(inode.identity, path);
         let datagram = || target::socket_option(socket.as_fd(), libc::SO_TYPE) == Ok(libc::SOCK_DGRAM);
         // What is no socket can be left to the kernel: it refuses, by rights or by type, and the object can not become one.
         let permitted = !inode.is_socket
             || self.state.bound.contains(call.network, inode.identity)
-            || self.state.allowed.contains(inode.identity, path)
+            || named.is_some()
             || (self.state.allow_datagrams && datagram());
         if permitted {
-            let attempt = Attempt::with_object(socket, object)?;
+            let attempt = Attempt::with_object(socket, named.flatten().unwrap_or(object))?;
             return Ok(self.execute(call, attempt));
         }
         if bound::on_overlay(object.as_fd()) {

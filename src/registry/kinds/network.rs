@@ -73,9 +73,14 @@ pub(in crate::registry) fn read(cx: &mut Context<'_, '_>, id: &Id, kind: &str, f
     let names = fields.word(cx, "names", &[("v4", NameFamilies::V4), ("both", NameFamilies::Both)]).unwrap_or_default();
     let connect_timeout = fields.duration(cx, "connect_timeout").unwrap_or(DEFAULT_CONNECT_TIMEOUT);
     let udp = fields.word(cx, "udp", &[("refuse", Udp::Refuse), ("associate", Udp::Carry)]).unwrap_or_default();
+    let allow_sockets = fields.paths(cx, "allow_sockets");
     let unbuilt = unbuilt(cx, fields, &mut references);
     let kind = built.unwrap_or_else(|| Kind::Unbuilt(kind.to_owned()));
-    Read { network: Network { id: id.clone(), kind, names, connect_timeout, udp, unbuilt }, dials, references }
+    Read {
+        network: Network { id: id.clone(), kind, names, connect_timeout, udp, allow_sockets, unbuilt },
+        dials,
+        references,
+    }
 }
 
 /// The shared fields that are understood but not carried out yet.
@@ -85,10 +90,8 @@ fn unbuilt(cx: &mut Context<'_, '_>, fields: &Fields<'_>, references: &mut Vec<R
         references.push(Reference { to, field: "via", span });
         unbuilt.push("via".to_owned());
     }
-    for key in ["dns", "allow_sockets"] {
-        if !fields.strings(cx, key).is_empty() {
-            unbuilt.push(key.to_owned());
-        }
+    if !fields.strings(cx, "dns").is_empty() {
+        unbuilt.push("dns".to_owned());
     }
     unbuilt
 }

@@ -61,7 +61,30 @@ fn the_kinds_and_fields_of_the_design_load_and_are_marked_as_unbuilt() {
         let network = &loaded.networks[&id(&format!("app:{name}"))].network;
         assert!(matches!(network.kind, Kind::Unbuilt(_)), "{name}");
     }
-    assert_eq!(loaded.networks[&id("app:chained")].network.unbuilt, ["via", "dns", "allow_sockets"]);
+    assert_eq!(loaded.networks[&id("app:chained")].network.unbuilt, ["via", "dns"]);
+}
+
+#[test]
+fn sockets_of_a_network_are_paths_from_the_folder_of_the_file() {
+    let world = World::new();
+    world.entries(
+        "  - {name: a, kind: network.socks5, host: h, port: 1, allow_sockets: [run/x, '${env:PW}/y', /z]}\n  - {name: b, kind: network.socks5, host: h, port: 1, allow_sockets: /one}\n",
+    );
+    let loaded = world.good();
+    let folder = world.path("project/src");
+    let expected = [folder.join("run/x"), folder.join("hunter2/y"), "/z".into()];
+    assert_eq!(loaded.networks[&id("app:a")].network.allow_sockets, expected);
+    assert_eq!(loaded.networks[&id("app:b")].network.allow_sockets, [PathBuf::from("/one")]);
+    assert!(loaded.networks.values().all(|defined| defined.network.unbuilt.is_empty()));
+    let text = crate::registry::report::networks(&loaded).text;
+    assert!(text.contains(&format!("opens {}, ", expected[0].display())) && text.contains("opens /one"), "{text}");
+    let json = crate::registry::report::networks_json(&loaded).text;
+    assert!(json.contains("\"allow_sockets\":[\"/one\"]"), "{json}");
+    let text = crate::registry::report::check(&Ok(loaded), false).text;
+    assert!(text.contains("app:b opens the unix socket /one\n"), "{text}");
+    world.entries("  - {name: a, kind: network.socks5, host: h, port: 1, allow_sockets: [{x: y}, '~/s']}\n");
+    let errors = world.errors();
+    assert!(errors.len() == 2 && errors[1].contains("${env:HOME}"), "{errors:?}");
 }
 
 #[test]

@@ -229,3 +229,28 @@ fn settings_beside_an_explicit_registry_are_believed_once_and_their_change_or_en
     trust::allow(&world.store(), &look()).unwrap();
     assert_eq!(trust::check(&world.store(), &look()), Trust::Trusted);
 }
+
+#[test]
+fn a_socket_of_a_project_is_believed_with_the_place_that_it_leads_to() {
+    let world = World::new();
+    let listed = |sockets: &str| {
+        world
+            .entries(&format!("  - {{name: a, kind: network.socks5, host: h, port: 1, allow_sockets: [{sockets}]}}\n"));
+    };
+    let opened = || trust::sockets_opened(&load(&world.search("project"), &environment).unwrap());
+    listed("own.sock");
+    assert_eq!(opened(), None, "its own folder");
+    world.run_in("project");
+    assert_eq!(world.trust(), Trust::Trusted);
+    // What a payload of the first run could do: the second would open the user's agent.
+    let agent = world.path("agent").canonicalize().unwrap_or_else(|_| world.path("agent"));
+    world.write("agent", "");
+    std::os::unix::fs::symlink(&agent, world.path("project/src/own.sock")).unwrap();
+    assert!(what(world.trust()).contains("own.sock"), "{:?}", world.trust());
+    assert!(opened().unwrap().contains("/agent"));
+    std::fs::remove_file(world.path("project/src/own.sock")).unwrap();
+    assert_eq!(world.trust(), Trust::Trusted);
+    listed(agent.to_str().unwrap());
+    assert!(what(world.trust()).contains("/agent"));
+    assert!(opened().unwrap().contains("app:a opens the socket /"));
+}

@@ -65,7 +65,8 @@ pub fn build(plan: &Plan, ends: &Ends) -> Result<Built, Refusal> {
     plan.view.identity.set_uts().map_err(|e| Refusal(e.to_string()))?;
     let notes = mounts::build(&plan.view).map_err(|e| Refusal(e.to_string()))?;
     let important = |note: &mounts::Note| {
-        matches!(note, mounts::Note::PrivateWorkingFolder { .. } | mounts::Note::ReadOnlyWorkingFolder { .. })
+        use mounts::Note::{NoSocket, PrivateWorkingFolder, ReadOnlyWorkingFolder};
+        matches!(note, PrivateWorkingFolder { .. } | ReadOnlyWorkingFolder { .. } | NoSocket { .. })
     };
     let mut notes: Vec<Note> =
         notes.iter().map(|note| Note { text: note.to_string(), important: important(note) }).collect();

@@ -29,6 +29,8 @@ pub struct Plan {
     pub(super) filter: seccomp::Options,
     pub(super) shares: counters::Shares,
     secret_variables: Vec<String>,
+    /// `NAME=value` of what `--allow` opens.
+    session: Vec<CString>,
 }
 
 impl Plan {
@@ -67,19 +69,24 @@ impl Plan {
             filter: seccomp::Options { core_limit_is_fixed: core_dumps::limit().is_some(), ..options.filter },
             shares: counters::Shares::of_caller(),
             secret_variables: prepared.secret_variables.clone(),
+            session: options.session.variables().collect(),
         })
     }
 
-    /// A command of `exec` without the variables that the registry reads secrets from: whoever asks for it does not know
-    /// which these are.
-    pub(super) fn without_secrets(&self, mut command: Command) -> Command {
-        let is_secret = |entry: &CString| {
-            let name = entry.as_bytes().split(|&b| b == b'=').next().unwrap_or_default();
-            self.secret_variables.iter().any(|secret| secret.as_bytes() == name)
-        };
+    /// A command of `exec` as it may run here: without the variables that the registry reads secrets from, for whoever asks
+    /// for it does not know which these are, and with those of what the jail was opened to.
+    pub(super) fn fitted(&self, mut command: Command) -> Command {
+        let is_secret = |entry: &CString| self.secret_variables.iter().any(|secret| secret.as_bytes() == name(entry));
         command.environment.retain(|entry| !is_secret(entry));
+        let lacking = |entry: &&CString| !command.environment.iter().any(|own| name(own) == name(entry));
+        let session: Vec<CString> = self.session.iter().filter(lacking).cloned().collect();
+        command.environment.extend(session);
         command
     }
+}
+
+fn name(entry: &CString) -> &[u8] {
+    entry.as_bytes().split(|&b| b == b'=').next().unwrap_or_default()
 }
 
 /// The file system and identity that the jail sees.
@@ -97,15 +104,15 @@ fn view(options: &RunOptions, prepared: &Prepared, command: &Command) -> Result<
     view.command = payload::find_program(&command.argv[0], &command.directory, &command.environment);
     view.masked_folders = prepared.hidden_folders.clone();
     view.secret_files = prepared.secret_files.clone();
-    view.sockets.clone_from(&options.allow_sockets);
+    view.sockets.clone_from(&prepared.sockets);
+    view.runtime_folder.clone_from(&options.session.runtime_folder);
+    view.session_files.clone_from(&options.session.files);
     let log = options.log.as_ref().filter(|log| log.as_os_str() != "-");
     view.log_file = log.map(|log| command.directory.join(log));
     let asked = &options.view;
     (view.home, view.tmp, view.proc, view.allow_netfs) = (asked.home, asked.tmp, asked.proc, asked.allow_netfs);
     view.read_only.clone_from(&asked.read_only);
     view.read_write.clone_from(&asked.read_write);
-    // A socket that may be connected to must be there to be found.
-    view.read_write.extend(options.allow_sockets.iter().cloned());
     view.nested_sandbox = options.filter.nested_sandbox;
     Ok(view)
 }

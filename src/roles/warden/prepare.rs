@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::host;
+use super::{host, sockets};
 use crate::control::channel::Channel;
 use crate::control::messages::{FrontToWarden, HostView, Prepared, Refusal, RelaySetup, WardenToFront};
 use crate::control::rundir;
-use crate::log::escape;
+use crate::escape::escape;
 use crate::log::sink::Sink;
 use crate::names::resolv;
 use crate::overlay;
@@ -38,6 +38,8 @@ pub struct Chosen {
     secret_variables: Vec<String>,
     secret_files: Vec<PathBuf>,
     hidden_folders: Vec<PathBuf>,
+    /// Unix sockets of the host that the jail may connect to.
+    pub sockets: Vec<PathBuf>,
     addresses: Vec<OwnAddress>,
     host: HostView,
 }
@@ -92,6 +94,7 @@ pub fn choose(options: &RunOptions, front: &Channel<WardenToFront, FrontToWarden
     hidden_folders
         .extend(home.iter().flat_map(|home| [home.join(".config/netjail"), home.join(".local/state/netjail")]));
     hidden_folders.extend(Some(search.system).filter(|folder| folder.exists()));
+    let sockets = sockets::opened(options, &choice.network)?;
     let mut chosen = Chosen {
         network: choice.network,
         generation: loaded.generation,
@@ -102,6 +105,7 @@ pub fn choose(options: &RunOptions, front: &Channel<WardenToFront, FrontToWarden
         secret_variables: loaded.secret_env.into_iter().collect(),
         secret_files: loaded.secret_files.into_iter().collect(),
         hidden_folders,
+        sockets,
         addresses: Vec::new(),
         host: HostView::default(),
     };
@@ -126,6 +130,16 @@ fn believe(
             let _ = trust::remember_folder(&store, loaded);
             Ok(())
         }
+        trust::Trust::FirstUse(folder) if trust::sockets_opened(loaded).is_some() => {
+            let opened = trust::sockets_opened(loaded).unwrap_or_default();
+            let first = format!("first use of the registry in {}: {opened}", escape(&folder.to_string_lossy()));
+            if asked(front, format!("{first}; go on and allow it?")) {
+                return trust::remember(&store, loaded).map_err(refuse);
+            }
+            Err(Refusal(format!(
+                "{first}; that is not done unasked: if it is meant, say `netjail allow` in that folder"
+            )))
+        }
         trust::Trust::FirstUse(folder) => {
             // A project that somebody else wrote may send the user's own keys to a proxy that it names: that is said
             // whoever listens.
@@ -138,16 +152,18 @@ fn believe(
             trust::remember(&store, loaded).map_err(refuse)
         }
         trust::Trust::Changed(changed) => {
-            if stdin().is_terminal() && stderr().is_terminal() {
-                let question = format!("{changed}\nnetjail: {}; go on and allow it?", trust::first_use(loaded, choice));
-                let _ = front.send(&WardenToFront::Ask(question));
-                if let Ok((FrontToWarden::Answer(true), _)) = front.receive() {
-                    return trust::remember(&store, loaded).map_err(refuse);
-                }
-            }
-            Err(refuse(changed))
+            let question = format!("{changed}\nnetjail: {}; go on and allow it?", trust::first_use(loaded, choice));
+            if asked(front, question) { trust::remember(&store, loaded).map_err(refuse) } else { Err(refuse(changed)) }
         }
     }
+}
+
+/// Whether there is a person at a terminal who says yes.
+fn asked(front: &Channel<WardenToFront, FrontToWarden>, question: String) -> bool {
+    stdin().is_terminal()
+        && stderr().is_terminal()
+        && front.send(&WardenToFront::Ask(question)).is_ok()
+        && matches!(front.receive(), Ok((FrontToWarden::Answer(true), _)))
 }
 
 /// Opens the log that was asked for.
@@ -164,6 +180,7 @@ impl Chosen {
             secret_variables: self.secret_variables.clone(),
             secret_files: self.secret_files.clone(),
             hidden_folders: self.hidden_folders.clone(),
+            sockets: self.sockets.clone(),
         }
     }
 
