@@ -112,6 +112,20 @@ pub(super) fn unreachable(out: &mut Vec<u8>, client: IpAddr, server: IpAddr, quo
     error(out, client, server, quoted, kind, 0);
 }
 
+/// The same for a datagram that was refused here and now. Linux keeps the soft ones from a datagram socket (they may pass:
+/// `icmp_err_convert` of net/ipv4/icmp.c, `tab_unreach` of net/ipv6/icmp.c), so each is said in a way that is final there:
+/// on IPv6 there is but EACCES, and ECONNREFUSED.
+pub(super) fn refused_datagram(out: &mut Vec<u8>, client: IpAddr, server: IpAddr, quoted: &[u8], refusal: Refusal) {
+    let kind = match (client.is_ipv4(), refusal) {
+        (true, Refusal::Refused) => [3, 3],
+        (true, Refusal::NetUnreachable) => [3, 6],
+        (true, Refusal::HostUnreachable | Refusal::Prohibited) => [3, 13],
+        (false, Refusal::Refused) => [1, 4],
+        (false, _) => [1, 1],
+    };
+    error(out, client, server, quoted, kind, 0);
+}
+
 /// The ICMP error that says how long a packet may be (RFC 1191 section 4, RFC 4443 section 3.2).
 pub(super) fn too_big(out: &mut Vec<u8>, client: IpAddr, server: IpAddr, quoted: &[u8], mtu: u32) {
     let (kind, mtu) = if client.is_ipv4() { ([3, 4], mtu.min(0xffff)) } else { ([2, 0], mtu) };

@@ -136,9 +136,24 @@ fn datagram(datagrams: &Datagrams, packet: &Packet<'_>, events: &mut VecDeque<Ev
 }
 
 impl Stack {
-    /// Tells the sender of a datagram why it did not go: an ICMP error that quotes it. `data` is its payload, or as much as
-    /// is known of it.
+    /// Tells the sender of a datagram that it did not go, and why: an ICMP error that quotes it, of a kind that every
+    /// connected socket is told of. `data` is its payload, or as much as is known of it.
     pub fn refuse_datagram(
+        &mut self,
+        client: SocketAddr,
+        server: SocketAddr,
+        data: &[u8],
+        refusal: Refusal,
+        sink: &mut dyn Sink,
+    ) {
+        let quoted = emit::quoted_datagram(client, server, data);
+        emit::refused_datagram(&mut self.reply, client.ip(), server.ip(), &quoted, refusal);
+        sink.send(&self.reply);
+    }
+
+    /// Tells the sender of a datagram what the network said of it, as a network says it: Linux keeps from a socket what may
+    /// pass, unless it asks for it (IP_RECVERR).
+    pub fn complain(
         &mut self,
         client: SocketAddr,
         server: SocketAddr,

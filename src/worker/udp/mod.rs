@@ -565,9 +565,9 @@ fn hear_complaints(mapping: &Mapping, stack: &mut crate::stack::Stack, queue: &s
         }
         let mut sink = queue;
         if errno == libc::EMSGSIZE {
-            stack.too_big(client, to, &data, mtu.max(SMALLEST_MTU.min(576)), &mut sink);
+            stack.too_big(client, to, &data, mtu, &mut sink);
         } else {
-            stack.refuse_datagram(client, to, &data, DialError::Direct(errno).refusal(), &mut sink);
+            stack.complain(client, to, &data, DialError::Direct(errno).refusal(), &mut sink);
         }
     }
 }
