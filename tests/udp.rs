@@ -465,3 +465,74 @@ fn super_datagrams_pass_both_ways_and_are_cut_where_they_must() {
     assert!(done.fact("whole").starts_with("true"), "{done:?}");
     assert!(proxy.seen.lock().unwrap().iter().all(|(_, n)| *n == 1210));
 }
+
+/// A QUIC server in the lab's internet, and the folder of its certificates.
+fn quic_server(host: &Host) -> (lab::Running, tempfile::TempDir) {
+    // The client reads its authority's certificate in a jail.
+    let folder = tempfile::tempdir_in(lab::real::cache()).unwrap();
+    lab::real::certificate(folder.path(), WEB);
+    let mut command = host.in_internet(&lab::tool("quic"));
+    command.args(["serve", &format!("{WEB}:4433"), "cert.pem", "key.pem"]).current_dir(folder.path());
+    let mut server = lab::Running::start(command);
+    server.until("serving");
+    (server, folder)
+}
+
+fn quic_lack() -> Option<&'static str> {
+    if lab::program("openssl").is_none() { Some("no openssl") } else { None }
+}
+
+fn quic_client(folder: &tempfile::TempDir, mib: &str) -> Vec<String> {
+    let ca = folder.path().join("ca.pem").display().to_string();
+    [lab::tool("quic").as_str(), "get", &format!("{WEB}:4433"), "whoami.test", &ca, mib].map(str::to_owned).to_vec()
+}
+
+fn moved(out: &str) -> usize {
+    out.matches("moved 10 MiB both ways").count()
+}
+
+#[test]
+fn quic_moves_ten_megabytes_with_super_datagrams_and_again_after_a_minute_of_idleness() {
+    require!(Host::lack().is_none(), "{}", Host::lack().unwrap());
+    require!(quic_lack().is_none(), "{}", quic_lack().unwrap());
+    let host = Host::new();
+    let (_server, folder) = quic_server(&host);
+    let client = quic_client(&folder, "10");
+    let words: Vec<&str> = client.iter().map(String::as_str).collect();
+    let jail = Jail::new().inside(&host);
+    let mut running = jail.start("nil", &words);
+    let out = running.until("calls\n");
+    assert_eq!(moved(&out), 1, "{out}");
+    // GSO was on in the client: fewer system calls than datagrams.
+    let line = out.lines().find(|line| line.starts_with("moved")).unwrap();
+    let numbers: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
+    assert!(numbers[1] > 2 * numbers[2], "{line}");
+    // The idleness is the property: nothing can be awaited.
+    std::thread::sleep(std::time::Duration::from_secs(61));
+    running.say("again\n");
+    lab::wait_for("the second exchange", std::time::Duration::from_secs(60), || {
+        assert!(!running.out().contains("failed"), "{}", running.out());
+        (moved(&running.out()) == 2).then_some(())
+    });
+    running.hush();
+    running.finish().good();
+}
+
+#[test]
+fn quic_moves_ten_megabytes_through_a_proxy_and_on_two_workers() {
+    require!(Host::lack().is_none(), "{}", Host::lack().unwrap());
+    require!(quic_lack().is_none(), "{}", quic_lack().unwrap());
+    require!(lab::program("danted").is_some(), "no danted");
+    let host = Host::new();
+    let (_server, folder) = quic_server(&host);
+    let dante = lab::real::dante_knowing(&host, &format!("{PROXY}:1080"), "");
+    let client = quic_client(&folder, "10");
+    let words: Vec<&str> = client.iter().map(String::as_str).collect();
+    for (network, workers) in [("nil", "2"), ("app:proxy", "1"), ("app:proxy", "2")] {
+        let jail = Jail::socks5(dante.addr, "").inside(&host).with(&["--workers", workers]);
+        let mut running = jail.start(network, &words);
+        running.hush();
+        let done = running.finish_within(std::time::Duration::from_secs(120));
+        assert_eq!(moved(&done.out), 1, "{network} {workers}: {done:?}");
+    }
+}

@@ -206,7 +206,7 @@ pub fn whoami_tls(at: At) -> Real {
 }
 
 /// An authority, and a certificate of its for an address and `whoami.test`.
-fn certificate(folder: &Path, ip: &str) {
+pub fn certificate(folder: &Path, ip: &str) {
     let openssl = |words: &str| {
         let mut c = command("openssl");
         c.current_dir(folder).args(words.split(' '));
