@@ -180,6 +180,7 @@ fn the_mediator_and_its_worker_execute_nothing_and_make_no_socket() {
             "prctl",
             "connect",
             "another device",
+            "an address by message",
             "an interface",
             "io_uring_setup",
         ];

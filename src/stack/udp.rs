@@ -180,6 +180,31 @@ pub fn longest(v4: bool) -> usize {
     if v4 { 0xffff - IPV4_HEADER - UDP_HEADER } else { 0xffff - UDP_HEADER }
 }
 
+/// Brings a datagram, or a super-datagram, to the program: [`wrap`]ped whole where the device takes that (`whole`), else each
+/// datagram for itself and in order: the headers of one lie over the end of the one before it, which has gone.
+pub fn bring(
+    buffer: &mut [u8],
+    data: Range<usize>,
+    ends: (SocketAddr, SocketAddr),
+    segment: usize,
+    whole: bool,
+    sink: &mut dyn Sink,
+) {
+    let (source, destination) = ends;
+    let step = if segment == 0 || whole { data.len().max(1) } else { segment };
+    let mut at = data.start;
+    loop {
+        let length = step.min(data.end - at);
+        if let Some(frame) = wrap(buffer, at, length, source, destination, segment) {
+            sink.send(frame);
+        }
+        at += length;
+        if at >= data.end {
+            return;
+        }
+    }
+}
+
 /// Makes the frame that brings a datagram to the program: `length` bytes of data lie at `at` in `buffer`, with
 /// [`HEADROOM`] before them. `segment`: the length of each datagram in a super-datagram, which the kernel then takes apart
 /// or hands on whole; 0 for one datagram. `None` if no packet can hold it, or the families differ.

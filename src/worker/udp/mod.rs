@@ -21,45 +21,38 @@
 //! go to one ([`siblings`]), which its source address chooses.
 
 mod batch;
+mod end;
 mod leg;
+mod receive;
 mod siblings;
 mod socks;
 mod table;
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::RandomState;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
 
-use super::poll::{Readiness, Token};
-use super::{Driver, GIVE_BACK_WAIT, Worker};
-use crate::flow::{Refusal, Target};
-use crate::log::{Close, Datagrams, End, Kind, Protocol, Record};
+use super::poll::Token;
+use super::{Driver, Worker};
+use crate::flow::Target;
+use crate::log::{Close, Kind, Protocol, Record};
 use crate::names::{Lookup, Resolver, pool};
 use crate::overlay::{DialError, socks5};
 use crate::policy::{Request, Rule, Verdict};
-use crate::stack::udp::{longest, wrap};
-use crate::stack::{Datagram, Duration, Instant, Sink};
-use batch::{Incoming, Receiver, Sender};
+use crate::stack::udp::longest;
+use crate::stack::{Datagram, Instant};
+use batch::{Receiver, Sender};
 use leg::Leg;
-use table::{Fate, Key, Mapping, Mappings, Peer, Tally};
+use receive::hear_complaints;
+use table::{Key, Mappings, Peer, Tally};
 
 pub use siblings::Siblings;
 pub use table::Limits;
 pub(crate) use table::MappingId;
 
-/// How many system calls one mapping may receive with before the others have their turn.
-const ROUNDS: usize = 2;
-
-/// How many complaints of the network are heard in one go.
-const COMPLAINTS: usize = 32;
-
-/// How often it is looked for what has ended, at most.
-const SWEEP_PAUSE: Duration = Duration::from_secs(1);
-
-/// A refusal that is repeated within this time is told to the program, and not to the log.
-const SAID: Duration = Duration::from_secs(60);
+/// How many refusals are remembered, so that a repeated one is not recorded again.
 const SAID_SLOTS: usize = 256;
 
 /// The largest packet that every way carries (RFC 8200 section 5): what is said where the kernel does not say more.
@@ -291,259 +284,6 @@ impl Worker {
             }
         });
     }
-
-    /// A mapping's socket has something to say.
-    pub(super) fn datagrams_ready(&mut self, id: MappingId, readiness: Readiness) {
-        let Self { udp, stack, queue, .. } = self;
-        let Some(mapping) = udp.mappings.get(id) else { return };
-        if readiness.ending {
-            hear_complaints(mapping, stack, queue);
-        }
-        if !std::mem::replace(&mut mapping.ready, true) {
-            udp.ready.push(id);
-        }
-    }
-
-    /// Reads what came, from each mapping for a while.
-    pub(super) fn receive_datagrams(&mut self) {
-        if self.udp.ready.is_empty() {
-            return;
-        }
-        let Some(mut io) = self.udp.io.take() else { return self.udp.ready.clear() };
-        let mut turn = std::mem::take(&mut self.udp.ready);
-        for id in turn.drain(..) {
-            self.receive_from(id, &mut io.receiver);
-        }
-        if self.udp.ready.is_empty() {
-            self.udp.ready = turn;
-        }
-        if self.udp.mappings.len() > 0 {
-            self.udp.io = Some(io);
-        }
-    }
-
-    fn receive_from(&mut self, id: MappingId, receiver: &mut Receiver) {
-        let Some(mapping) = self.udp.mappings.get(id) else { return };
-        mapping.ready = false;
-        for _ in 0..ROUNDS {
-            let Some(mapping) = self.udp.mappings.get(id) else { return };
-            let raw = match &mapping.leg {
-                Leg::Direct(fd) | Leg::Associated { relay: fd, .. } => fd.as_raw_fd(),
-                Leg::None { .. } | Leg::Associating(_) => return,
-            };
-            let more = match receiver.receive(raw) {
-                Ok(more) => more,
-                Err(_) => {
-                    // About something that was sent. The complaint itself is in the queue (direct); a relay that is gone
-                    // takes its association with it.
-                    self.relay_failed(id);
-                    true
-                }
-            };
-            for index in 0..receiver.messages.len() {
-                let message = receiver.messages[index];
-                self.deliver(id, message, &mut receiver.buffer);
-            }
-            if !more {
-                return;
-            }
-        }
-        if let Some(mapping) = self.udp.mappings.get(id) {
-            mapping.ready = true;
-            self.udp.ready.push(id);
-        }
-    }
-
-    /// A datagram for the program.
-    fn deliver(&mut self, id: MappingId, message: Incoming, buffer: &mut [u8]) {
-        let Incoming { from, at, length, segment } = message;
-        let Some(mapping) = self.udp.mappings.get(id) else { return };
-        let (source, at, length, segment) = match &mapping.leg {
-            Leg::Direct(_) => match from {
-                Some(from) => (from, at, length, segment),
-                None => return,
-            },
-            _ => {
-                let Some(bytes) = buffer.get(at..at + length) else { return };
-                match socks::source(mapping, bytes) {
-                    Some((from, header)) => (from, at + header, length - header, 0),
-                    None => return,
-                }
-            }
-        };
-        if !self.may_enter(id, source, length, segment) {
-            return;
-        }
-        let Some(mapping) = self.udp.mappings.get(id) else { return };
-        let client = mapping.key.client;
-        self.moved += 1;
-        if segment == 0 || self.udp.super_datagrams {
-            if let Some(frame) = wrap(buffer, at, length, source, client, segment) {
-                (&self.queue).send(frame);
-            }
-            return;
-        }
-        // In order: the headers of a piece lie over the end of the one before it, which has gone.
-        for from in (0..length).step_by(segment) {
-            if let Some(frame) = wrap(buffer, at + from, segment.min(length - from), source, client, 0) {
-                (&self.queue).send(frame);
-            }
-        }
-    }
-
-    /// Whether a datagram from `source` may come in, and counts it.
-    fn may_enter(&mut self, id: MappingId, source: SocketAddr, length: usize, segment: usize) -> bool {
-        let (now, generation) = (self.now, self.table.generation);
-        let datagrams = if segment == 0 { 1 } else { length.div_ceil(segment) } as u64;
-        let Self { udp, table, .. } = self;
-        let Some(mapping) = udp.mappings.get(id) else { return false };
-        let tally = if let Some(peer) = mapping.peers.get_mut(&source) {
-            peer.last = now;
-            &mut peer.tally
-        } else {
-            // Nobody asked him. What may not be sent to may not send, either.
-            let target = match &mapping.name {
-                Some(name) => Target::Name(name.clone(), source.port()),
-                None => Target::Addr(source),
-            };
-            let Verdict::Allow { network, rule } = table.decide(&Request::Flow(&target)) else { return false };
-            let strangers = mapping.strangers.get_or_insert_with(|| {
-                let mut record = Record::new(Kind::Flow, Protocol::Udp, rule, generation);
-                (record.network, record.refusal) = (Some(network.clone()), None);
-                let (header, tally) = (Box::default(), Tally::default());
-                Box::new(Peer { record: Box::new(record), target, header, tally, since: now, last: now })
-            });
-            &mut strangers.tally
-        };
-        tally.datagrams_in += datagrams;
-        tally.bytes_in += length as u64;
-        true
-    }
-
-    /// Ends what has been silent for too long, and associations that do not come about.
-    pub(super) fn mappings_due(&mut self) {
-        if self.udp.sweep_at.is_some_and(|at| at <= self.now) {
-            self.sweep(|_, _| None);
-        }
-    }
-
-    /// The rules or the host's addresses are others: what they forbid now ends at once.
-    pub(super) fn judge_again(&mut self) {
-        self.sweep(|table, peer| match table.decide(&Request::Flow(&peer.target)) {
-            Verdict::Allow { .. } => None,
-            Verdict::Deny { rule, .. } => Some(rule),
-        });
-    }
-
-    fn sweep(&mut self, forbidden: impl Fn(&crate::policy::Table, &Peer) -> Option<Rule>) {
-        let Self { udp, table, .. } = self;
-        let (ended, empty, next) = udp.mappings.expire(self.now, |peer| forbidden(table, peer).is_none());
-        for (peer, fate) in ended {
-            let close = match fate {
-                Fate::Idle => Close::Idle,
-                Fate::Unwanted => Close::Limit(forbidden(&self.table, &peer).unwrap_or(Rule::Default)),
-            };
-            self.record_association(peer, close, None);
-        }
-        empty.into_iter().for_each(|id| self.end_mapping(id, Close::Idle));
-        let late = self.associations_due();
-        self.udp.sweep_at = next.into_iter().chain(late).min().map(|at| at.max(self.now + SWEEP_PAUSE));
-    }
-
-    /// Ends a mapping with everything that it remembers.
-    fn end_mapping(&mut self, id: MappingId, close: Close) {
-        self.end_mapping_with(id, close, None);
-    }
-
-    fn end_mapping_with(&mut self, id: MappingId, close: Close, refusal: Option<Refusal>) {
-        let Some(mapping) = self.udp.mappings.remove(id) else { return };
-        let Mapping { leg, peers, strangers, .. } = *mapping;
-        if matches!(leg, Leg::Associating(_)) {
-            self.udp.associating -= 1;
-        }
-        for peer in peers.into_values() {
-            self.record_association(peer, close, refusal);
-        }
-        if let Some(strangers) = strangers {
-            self.record_association(*strangers, close, None);
-        }
-        if self.udp.mappings.len() == 0 {
-            self.udp.io = None;
-            self.udp.ready = Vec::new();
-            self.give_back_at.get_or_insert(self.now + GIVE_BACK_WAIT);
-        }
-    }
-
-    /// The jail has ended, and its mappings with it.
-    pub(super) fn end_mappings(&mut self) {
-        let all: Vec<MappingId> = self.udp.mappings.iter().map(|mapping| mapping.id).collect();
-        for id in all {
-            let cut = self.is_associating(id);
-            self.end_mapping(id, if cut { Close::CutOff } else { Close::JailEnded });
-        }
-    }
-
-    fn record_association(&mut self, peer: Peer, close: Close, refusal: Option<Refusal>) {
-        let Peer { record, tally, since, .. } = peer;
-        let mut record = *record;
-        record.refusal = refusal;
-        record.end = Some(End {
-            bytes_out: tally.bytes_out,
-            bytes_in: tally.bytes_in,
-            datagrams: Some(Datagrams { sent: tally.datagrams_out, received: tally.datagrams_in }),
-            duration_ms: (self.now - since).total_millis(),
-            close,
-        });
-        self.record(record);
-    }
-
-    /// A rule says no.
-    fn deny_datagram(
-        &mut self,
-        client: SocketAddr,
-        server: SocketAddr,
-        data: &[u8],
-        mut record: Record,
-        rule: Rule,
-        refusal: Option<Refusal>,
-    ) {
-        let refusal = refusal.or(rule.refusal()).unwrap_or(Refusal::Prohibited);
-        (record.rule, record.refusal) = (rule, Some(refusal));
-        self.stack.refuse_datagram(client, server, data, refusal, &mut &self.queue);
-        if self.is_news(client, server, rule.name()) {
-            self.record(record);
-        }
-    }
-
-    /// The way out does not work.
-    fn fail_datagram(
-        &mut self,
-        client: SocketAddr,
-        server: SocketAddr,
-        data: &[u8],
-        mut record: Record,
-        error: DialError,
-    ) {
-        self.stack.refuse_datagram(client, server, data, error.refusal(), &mut &self.queue);
-        if self.is_news(client, server, error.name()) {
-            record.refusal = Some(error.refusal());
-            let (datagrams, close) = (Some(Datagrams::default()), Close::Dial(error));
-            record.end = Some(End { bytes_out: 0, bytes_in: 0, datagrams, duration_ms: 0, close });
-            self.record(record);
-        }
-    }
-
-    /// Whether the log does not know this refusal yet: a program that sends a thousand datagrams in vain leaves one record
-    /// a minute, not a thousand.
-    pub(super) fn is_news(&mut self, client: SocketAddr, server: SocketAddr, why: &str) -> bool {
-        let hash = self.udp.hash.hash_one((client, server, why));
-        let Some(slot) = self.udp.said.get_mut(hash as usize % SAID_SLOTS) else { return true };
-        let known = slot.is_some_and(|(known, at)| known == hash && self.now < at + SAID);
-        if !known {
-            *slot = Some((hash, self.now));
-        }
-        !known
-    }
 }
 
 /// Why there is no mapping.
@@ -552,24 +292,6 @@ enum Begin {
     Limit(Rule),
     /// The way out does not work.
     Failed(DialError),
-}
-
-/// Tells the program what the network said of its datagrams (direct).
-fn hear_complaints(mapping: &Mapping, stack: &mut crate::stack::Stack, queue: &super::Queue) {
-    let (client, Leg::Direct(fd)) = (mapping.key.client, &mapping.leg) else { return };
-    for _ in 0..COMPLAINTS {
-        let Some(complaint) = leg::complaint(fd) else { return };
-        let leg::Complaint { to, errno, mtu, data } = complaint;
-        if !mapping.peers.contains_key(&to) {
-            continue;
-        }
-        let mut sink = queue;
-        if errno == libc::EMSGSIZE {
-            stack.too_big(client, to, &data, mtu, &mut sink);
-        } else {
-            stack.complain(client, to, &data, DialError::Direct(errno).refusal(), &mut sink);
-        }
-    }
 }
 
 /// The longest packet whose datagram still fits, if so many bytes of data are the most.
