@@ -93,18 +93,6 @@ impl Handshake {
         Ok(handshake)
     }
 
-    /// A handshake that ends with an association for datagrams, which lives as long as its connection. Where the datagrams
-    /// will come from is not said: nobody knows it yet.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub fn associate(login: Option<(&[u8], &[u8])>) -> Result<Self, DialError> {
-        let mut handshake = Self::greeting(login)?;
-        let anywhere = Target::Addr(SocketAddr::from(([0, 0, 0, 0], 0)));
-        handshake.request = Some(request_message(UDP_ASSOCIATE, &anywhere)?);
-        Ok(handshake)
-    }
-
     /// The address in the proxy's reply, once that is done: of an association, where its relay takes datagrams. An
     /// unspecified address is the proxy's own. `None`: the proxy gave a name.
     pub fn bound(&self) -> Option<SocketAddr> {
@@ -132,7 +120,20 @@ impl Handshake {
     /// # Errors
     /// [`DialError::Inexpressible`] for a target that the protocol cannot say, and for a second request.
     pub fn request(&mut self, target: &Target) -> Result<(), DialError> {
-        let request = request_message(CONNECT, target)?;
+        self.ask(request_message(CONNECT, target)?)
+    }
+
+    /// Asks for an association for datagrams, which lives as long as the connection, instead of a
+    /// [`request`](Self::request). Where the datagrams will come from is not said: nobody knows it yet.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    pub fn associate(&mut self) -> Result<(), DialError> {
+        let anywhere = Target::Addr(SocketAddr::from(([0, 0, 0, 0], 0)));
+        self.ask(request_message(UDP_ASSOCIATE, &anywhere)?)
+    }
+
+    fn ask(&mut self, request: Vec<u8>) -> Result<(), DialError> {
         match self.phase {
             Phase::Greeted => self.say(request, Phase::Reply(Reply::default())),
             Phase::Method { .. } | Phase::Login { .. } if self.request.is_none() => self.request = Some(request),
@@ -145,6 +146,11 @@ impl Handshake {
     /// Whether the connection is logged in and only the request is missing.
     pub fn greeted(&self) -> bool {
         self.phase == Phase::Greeted
+    }
+
+    /// Whether the request has been sent: what comes now is the answer to it.
+    pub fn requested(&self) -> bool {
+        matches!(self.phase, Phase::Reply(_) | Phase::Done)
     }
 
     /// Bytes that are to be sent now.

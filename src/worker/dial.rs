@@ -4,12 +4,13 @@
 //! Open -> decide -> deny: refuse
 //!                -> direct: socket, connect  ----------------> connected -> accept
 //!                -> socks5: ask the warden -> descriptor -> connected -> handshake -> accept
+//!                           or go on with the ready one ---------------> request --> accept
 //! ```
 //!
 //! Each dial has one deadline, from the SYN on. Whatever ends it closes its descriptor at once.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, connect, getsockopt, recv, send, setsockopt, socket,
@@ -19,6 +20,7 @@ use nix::sys::socket::{
 use super::dns::Stream;
 use super::poll::Token;
 use super::pump::{Flow, Stage};
+use super::ready::Taken;
 use super::udp::MappingId;
 use super::{Driver, Worker, WorkerError};
 use crate::control::worker::ToWarden;
@@ -37,13 +39,16 @@ const REPLY: usize = 2048;
 pub(super) struct Dial {
     target: Target,
     step: Step,
+    /// The connection was made before the dial, and no answer to the request has come yet: if it closes now, that says
+    /// nothing about the target.
+    unproven: bool,
 }
 
 enum Step {
     /// The warden was asked.
     Asked,
-    /// connect(2) is in progress.
-    Connecting,
+    /// connect(2) is in progress; a connection that was made ahead has its handshake with it.
+    Connecting(Option<Handshake>),
     /// The proxy is spoken to.
     Greeting(Handshake),
 }
@@ -79,7 +84,7 @@ impl Worker {
                 record.network = Some(network.clone());
             }
         }
-        let dial = Box::new(Dial { target: target.clone(), step: Step::Asked });
+        let dial = Box::new(Dial { target: target.clone(), step: Step::Asked, unproven: false });
         self.keep(Flow::new(id, Stage::Dialling(dial), self.now, Some(Box::new(record))));
         if self.drain.is_some() {
             // A SYN that lay in the queue when its program ended.
@@ -94,8 +99,49 @@ impl Worker {
                 },
                 Target::Name(..) => self.dial_failed(id, DialError::Inexpressible),
             },
-            Driver::Socks5 { .. } => self.ask(id.to_bits()),
+            Driver::Socks5 { .. } => {
+                let last = self.last_dial();
+                match self.ready.take(self.now) {
+                    Some(taken) => self.adopt(id, taken),
+                    None => self.ask(id.to_bits()),
+                }
+                self.prepare_ready(last);
+            }
         }
+    }
+
+    /// Goes on with a connection that was made for whoever dials next.
+    fn adopt(&mut self, id: FlowId, taken: Taken) {
+        let watched = self.poll.rename(taken.fd.as_fd(), Token::Flow(id));
+        let Some(flow) = self.flows.get_mut(id.slot()).and_then(|flow| flow.as_deref_mut()) else { return };
+        let Stage::Dialling(dial) = &mut flow.stage else { return };
+        if watched.is_err() {
+            return self.ask(id.to_bits());
+        }
+        // What the descriptor is ready for is told again under its new name; that it can be written is known.
+        flow.fd = Some(taken.fd);
+        flow.writable = taken.connected;
+        dial.unproven = true;
+        let mut handshake = taken.handshake;
+        if let Err(error) = handshake.request(&dial.target) {
+            return self.dial_failed(id, error);
+        }
+        dial.step = if taken.connected { Step::Greeting(handshake) } else { Step::Connecting(Some(handshake)) };
+        self.dial_step(id);
+    }
+
+    /// A connection that was made ahead has closed without a word: the dial begins again with one of its own.
+    fn begin_again(&mut self, id: FlowId) -> bool {
+        let Some(flow) = self.flow(id) else { return false };
+        let Stage::Dialling(dial) = &mut flow.stage else { return false };
+        if !std::mem::take(&mut dial.unproven) {
+            return false;
+        }
+        dial.step = Step::Asked;
+        (flow.fd, flow.readable, flow.writable, flow.ending) = (None, false, false, false);
+        self.ready.give_up();
+        self.ask(id.to_bits());
+        true
     }
 
     /// Asks the warden for a connection, now or when the channel has room.
@@ -129,12 +175,9 @@ impl Worker {
         if flow.id != id || flow.fd.is_some() {
             return;
         }
-        // Each of these only tunes; a socket that refuses one still carries bytes.
-        let _ = setsockopt(&fd, sockopt::TcpNoDelay, &true);
-        let _ = setsockopt(&fd, sockopt::KeepAlive, &true);
-        let _ = setsockopt(&fd, sockopt::OobInline, &true);
-        dial.step = Step::Connecting;
-        let watched = self.poll.add(std::os::fd::AsFd::as_fd(&fd), Token::Flow(id));
+        tune(&fd);
+        dial.step = Step::Connecting(None);
+        let watched = self.poll.add(fd.as_fd(), Token::Flow(id));
         flow.fd = Some(fd);
         if let Err(errno) = watched {
             self.dial_failed(id, DialError::Direct(errno as i32));
@@ -146,6 +189,7 @@ impl Worker {
         match self.advance(id) {
             Ok(None) => {}
             Ok(Some(early)) => self.established(id, &early),
+            Err(_) if self.begin_again(id) => {}
             Err(error) => self.dial_failed(id, error),
         }
     }
@@ -155,7 +199,7 @@ impl Worker {
         let direct = matches!(self.driver, Driver::Direct);
         let Some(flow) = self.flows.get_mut(id.slot()).and_then(|flow| flow.as_deref_mut()) else { return Ok(None) };
         let (Stage::Dialling(dial), Some(fd)) = (&mut flow.stage, &flow.fd) else { return Ok(None) };
-        if matches!(dial.step, Step::Connecting) {
+        if let Step::Connecting(ahead) = &mut dial.step {
             if !flow.writable {
                 return Ok(None);
             }
@@ -166,12 +210,20 @@ impl Worker {
             if direct {
                 return Ok(Some(Vec::new()));
             }
-            let handshake = self.driver.with_login(|login| Handshake::new(&dial.target, login))?;
+            let handshake = match ahead.take() {
+                Some(handshake) => handshake,
+                None => {
+                    let mut handshake = self.driver.greeting()?;
+                    handshake.request(&dial.target)?;
+                    handshake
+                }
+            };
             dial.step = Step::Greeting(handshake);
         }
         let Step::Greeting(handshake) = &mut dial.step else { return Ok(None) };
-        let ready = Ready { readable: &mut flow.readable, writable: &mut flow.writable, ending: flow.ending };
-        let early = speak(fd.as_raw_fd(), handshake, ready)?;
+        let (readable, writable, ending) = (&mut flow.readable, &mut flow.writable, flow.ending);
+        let proxy = Proxy { fd: fd.as_raw_fd(), readable, writable, ending, unproven: &mut dial.unproven };
+        let early = proxy.speak(handshake)?;
         flow.bytes_in += early.as_ref().map_or(0, Vec::len) as u64;
         Ok(early)
     }
@@ -224,39 +276,51 @@ impl Worker {
     }
 }
 
-/// What a descriptor is ready for, as far as is known.
-pub(super) struct Ready<'a> {
+/// Each of these only tunes; a socket that refuses one still carries bytes. (TCP_NODELAY is set by who made it.)
+pub(super) fn tune(fd: &OwnedFd) {
+    let _ = setsockopt(fd, sockopt::KeepAlive, &true);
+    let _ = setsockopt(fd, sockopt::OobInline, &true);
+}
+
+/// A connection to a proxy, and what it is ready for as far as is known.
+pub(super) struct Proxy<'a> {
+    pub fd: RawFd,
     pub readable: &'a mut bool,
     pub writable: &'a mut bool,
     pub ending: bool,
+    /// The proxy has not answered a request on it.
+    pub unproven: &'a mut bool,
 }
 
-/// Speaks with a proxy as far as that goes now. `Some`: the handshake is done, and these bytes came behind it.
-pub(super) fn speak(raw: RawFd, handshake: &mut Handshake, ready: Ready<'_>) -> Result<Option<Vec<u8>>, DialError> {
-    loop {
-        while *ready.writable && !handshake.outgoing().is_empty() {
-            match send(raw, handshake.outgoing(), MsgFlags::MSG_NOSIGNAL) {
-                Ok(count) => handshake.sent(count),
-                Err(nix::Error::EINTR) => {}
-                Err(nix::Error::EAGAIN) => *ready.writable = false,
-                Err(_) => return Err(DialError::Closed),
-            }
-        }
-        if !*ready.readable {
-            return Ok(None);
-        }
-        let mut reply = [0; REPLY];
-        match recv(raw, &mut reply, MsgFlags::empty()) {
-            Ok(0) => return Err(DialError::Closed),
-            Ok(count) => {
-                *ready.readable = count == REPLY || ready.ending;
-                if let Progress::Done { consumed } = handshake.receive(&reply[..count])? {
-                    return Ok(Some(reply[consumed..count].to_vec()));
+impl Proxy<'_> {
+    /// Speaks as far as that goes now. `Some`: the handshake is done, and these bytes came behind it.
+    pub fn speak(self, handshake: &mut Handshake) -> Result<Option<Vec<u8>>, DialError> {
+        loop {
+            while *self.writable && !handshake.outgoing().is_empty() {
+                match send(self.fd, handshake.outgoing(), MsgFlags::MSG_NOSIGNAL) {
+                    Ok(count) => handshake.sent(count),
+                    Err(nix::Error::EINTR) => {}
+                    Err(nix::Error::EAGAIN) => *self.writable = false,
+                    Err(_) => return Err(DialError::Closed),
                 }
             }
-            Err(nix::Error::EINTR) => {}
-            Err(nix::Error::EAGAIN) => *ready.readable = false,
-            Err(_) => return Err(DialError::Closed),
+            if !*self.readable {
+                return Ok(None);
+            }
+            let mut reply = [0; REPLY];
+            match recv(self.fd, &mut reply, MsgFlags::empty()) {
+                Ok(0) => return Err(DialError::Closed),
+                Ok(count) => {
+                    *self.readable = count == REPLY || self.ending;
+                    *self.unproven &= !handshake.requested();
+                    if let Progress::Done { consumed } = handshake.receive(&reply[..count])? {
+                        return Ok(Some(reply[consumed..count].to_vec()));
+                    }
+                }
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EAGAIN) => *self.readable = false,
+                Err(_) => return Err(DialError::Closed),
+            }
         }
     }
 }
@@ -265,6 +329,7 @@ pub(super) fn speak(raw: RawFd, handshake: &mut Handshake, ready: Ready<'_>) -> 
 fn start(address: SocketAddr) -> nix::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
+    let _ = setsockopt(&fd, sockopt::TcpNoDelay, &true);
     match connect(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) | Err(nix::Error::EINPROGRESS) => Ok(fd),
         Err(errno) => Err(errno),

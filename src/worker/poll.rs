@@ -1,4 +1,4 @@
-//! epoll(7), edge-triggered, with a name for each descriptor instead of a number.
+//! epoll(7), edge-triggered for flows, with a name for each descriptor instead of a number.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -20,6 +20,8 @@ pub(super) enum Token {
     Channel,
     /// A flow's upstream.
     Flow(FlowId),
+    /// That of the flow that will come next.
+    Ready(u32),
     /// A forwarded question's socket: a number of the forwarder's.
     Question(u32),
     /// The socket of a mapping's datagrams.
@@ -43,6 +45,7 @@ impl Token {
             Self::Datagrams(id) => 4 << KIND | pack(id.to_bits()),
             Self::Association(id) => 5 << KIND | pack(id.to_bits()),
             Self::Sibling => 6 << KIND,
+            Self::Ready(key) => 7 << KIND | u64::from(key),
         }
     }
 
@@ -54,6 +57,7 @@ impl Token {
             4 => Self::Datagrams(MappingId::of_bits(unpack(bits))),
             5 => Self::Association(MappingId::of_bits(unpack(bits))),
             6 => Self::Sibling,
+            7 => Self::Ready(bits as u32),
             _ => Self::Question(bits as u32),
         }
     }
@@ -89,20 +93,24 @@ impl Poll {
 
     /// Watches a descriptor for everything; closing it ends that.
     pub fn add(&self, fd: BorrowedFd<'_>, token: Token) -> nix::Result<()> {
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        self.epoll.add(fd, EpollEvent::new(flags, token.to_bits()))
+        self.epoll.add(fd, EpollEvent::new(everything(), token.to_bits()))
     }
 
-    /// Watches a descriptor for what comes, and not for room ([`Poll::want_room`] does). A unix socket tells of room each time that its peer
+    /// Gives a descriptor of [`Poll::add`] another name. What it is ready for is told again, under that one.
+    pub fn rename(&self, fd: BorrowedFd<'_>, token: Token) -> nix::Result<()> {
+        self.epoll.modify(fd, &mut EpollEvent::new(everything(), token.to_bits()))
+    }
+
+    /// Watches a descriptor for what comes, level-triggered, and not for room ([`Poll::want_room`] does). A unix socket tells of room each time that its peer
     /// takes a message, which nobody wants to hear who is not waiting for it.
     pub fn add_readable(&self, fd: BorrowedFd<'_>, token: Token) -> nix::Result<()> {
-        self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, token.to_bits()))
+        self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token.to_bits()))
     }
 
     /// Whether room is of interest too, for a descriptor of [`Poll::add_readable`]. Room that is there already is told.
     pub fn want_room(&self, fd: BorrowedFd<'_>, token: Token, wanted: bool) -> nix::Result<()> {
         let room = if wanted { EpollFlags::EPOLLOUT } else { EpollFlags::empty() };
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET | room;
+        let flags = EpollFlags::EPOLLIN | room;
         self.epoll.modify(fd, &mut EpollEvent::new(flags, token.to_bits()))
     }
 
@@ -134,6 +142,10 @@ impl Poll {
     }
 }
 
+fn everything() -> EpollFlags {
+    EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,6 +163,7 @@ mod tests {
             Token::Datagrams(MappingId::of_bits(u64::from(u32::MAX) << 32 | 0xff_ffff)),
             Token::Association(MappingId::of_bits(1 << 32 | 3)),
             Token::Sibling,
+            Token::Ready(u32::MAX),
         ] {
             assert_eq!(Token::from_bits(token.to_bits()), token);
         }

@@ -7,7 +7,6 @@ use std::os::fd::OwnedFd;
 use crate::control::channel::Channel;
 use crate::control::worker::{FromWarden, ToWarden};
 use crate::names::Resolver;
-use crate::overlay::{Credentials, DialError};
 use crate::policy::Table;
 use crate::registry::{Isolation, Kind as NetworkKind, Network};
 use crate::stack;
@@ -84,24 +83,6 @@ impl Driver {
                 Some(Self::Socks5 { login, isolate: socks5.isolate == Isolation::Stream })
             }
             NetworkKind::Unbuilt(_) => None,
-        }
-    }
-
-    /// Begins what one connection to the proxy is for, with the login that it uses: fresh random credentials where streams
-    /// are isolated.
-    pub(super) fn with_login<T>(
-        &self,
-        begin: impl FnOnce(Option<(&[u8], &[u8])>) -> Result<T, DialError>,
-    ) -> Result<T, DialError> {
-        match self {
-            Self::Direct => Err(DialError::Inexpressible),
-            Self::Socks5 { isolate: true, .. } => {
-                let fresh = Credentials::random().map_err(|_| DialError::Proxy(libc::EAGAIN))?;
-                begin(Some(fresh.login()))
-            }
-            Self::Socks5 { login, .. } => {
-                begin(login.as_ref().map(|login| (login.username.as_slice(), login.password.as_slice())))
-            }
         }
     }
 }

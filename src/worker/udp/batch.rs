@@ -293,7 +293,7 @@ mod tests {
     use super::*;
 
     fn id() -> MappingId {
-        MappingId::from_bits(1 << 31).unwrap()
+        MappingId::of_bits(0)
     }
 
     fn pair() -> (UdpSocket, UdpSocket) {

@@ -23,11 +23,11 @@ use crate::control::worker::ToWarden;
 use crate::log::Close;
 use crate::names::pool;
 use crate::overlay::DialError;
-use crate::overlay::socks5::{Handshake, datagram};
+use crate::overlay::socks5::datagram;
 use crate::policy::Rule;
 use crate::stack::udp::longest;
 use crate::stack::{Duration, Instant};
-use crate::worker::dial::{Ready, speak};
+use crate::worker::dial::Proxy;
 use crate::worker::poll::{Readiness, Token};
 
 /// The most associations of a worker that are on their way.
@@ -151,12 +151,15 @@ impl Worker {
             if errno != 0 {
                 return Err(DialError::Proxy(errno));
             }
-            *step = Step::Greeting(driver.with_login(Handshake::associate)?);
+            let mut handshake = driver.greeting()?;
+            handshake.associate()?;
+            *step = Step::Greeting(handshake);
         }
         match step {
             Step::Greeting(handshake) => {
-                let ready = Ready { readable, writable, ending: *ending };
-                if speak(control.as_raw_fd(), handshake, ready)?.is_none() {
+                let fd = control.as_raw_fd();
+                let proxy = Proxy { fd, readable, writable, ending: *ending, unproven: &mut false };
+                if proxy.speak(handshake)?.is_none() {
                     return Ok(());
                 }
                 let relay = handshake.bound().ok_or(DialError::RelayElsewhere)?;

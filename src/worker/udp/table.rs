@@ -57,8 +57,9 @@ pub(crate) struct MappingId {
     generation: u32,
 }
 
-/// Tells a mapping's number from a flow's where both travel as one word: no flow's slot is as high.
-const MARK: u64 = 1 << 31;
+/// Tells a mapping's number from a flow's, and from that of a connection made ahead, where all travel as one word: no flow's
+/// slot is as high.
+const MARK: u64 = 1 << 30;
 
 impl MappingId {
     /// As `epoll_event.data` wants it, and the warden.
@@ -284,6 +285,7 @@ mod tests {
         let first = begin(&mut table, 1000, 9, at(0));
         assert_eq!(MappingId::from_bits(first.to_bits()), Some(first));
         assert_eq!(MappingId::from_bits(77 << 32 | 65_535), None);
+        assert_eq!(MappingId::from_bits(77 << 32 | 1 << 31), None);
         assert_eq!(table.find(&key(1000)), Some(first));
         assert!(table.remove(first).is_some() && table.remove(first).is_none());
         let second = begin(&mut table, 1001, 9, at(0));
