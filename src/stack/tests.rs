@@ -719,7 +719,7 @@ fn other_datagrams_and_pings_are_refused_at_once_with_their_own_error() {
 }
 
 fn carrying() -> Stack {
-    let datagrams = Datagrams { carried: true, sources: vec![CLIENT4.into(), pair(true).0], ..Datagrams::default() };
+    let datagrams = Datagrams { carried: true, sources: vec![CLIENT4, pair(true).0], ..Datagrams::default() };
     Stack::new(Config { datagrams, ..Config::default() }, Instant::ZERO)
 }
 
