@@ -155,7 +155,7 @@ impl Host {
         let warden_loop = thread::spawn(move || {
             loop {
                 match ours.receive() {
-                    Ok((ToWarden::Up | ToWarden::Draining, _)) => {}
+                    Ok((ToWarden::Up | ToWarden::Draining | ToWarden::Unreached, _)) => {}
                     Ok((ToWarden::Dial { id }, _)) => {
                         let fd = socket_to(proxy.unwrap());
                         match fd {
