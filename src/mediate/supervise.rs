@@ -24,6 +24,7 @@ use super::watchdog::Watchdog;
 use super::worker::Worker;
 use super::{FromMediator, MediateError, Setup, ToMediator};
 use crate::control::channel::{self, Channel, ChannelError};
+use crate::jail::counters;
 use crate::jail::seccomp::install::{Scope, install};
 use crate::jail::seccomp::roles;
 
@@ -115,10 +116,8 @@ struct Supervisor {
 /// the host's namespaces, single-threaded; capabilities are dropped and the cage is put on in here.
 pub fn run(setup: Setup) -> Result<(), MediateError> {
     let system = |what| move |errno: Errno| MediateError::System { what, why: errno.into() };
-    // Descriptors in flight are the jail's to multiply, not to run out of; a refusal leaves the limit as it is.
-    if let Ok((_, hard)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
-        let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, hard, hard);
-    }
+    // Descriptors in flight are the jail's to multiply, not to run out of.
+    counters::raise_descriptors();
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(system("tie its life to the warden's"))?;
     roles::drop_capabilities().map_err(|e| MediateError::Cage(e.to_string()))?;
     // With capabilities dropped the kernel has made the process undumpable or not by its own rules: it is settled here.

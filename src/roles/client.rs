@@ -320,5 +320,7 @@ pub fn command_of_caller(argv: &[OsString], ignored: u64) -> Result<Command, Cli
     let directory = std::env::current_dir().map_err(own("find the working folder"))?;
     let choices = Choices { host_name: host_name(), ..Choices::default() };
     let environment = as_execve_wants(environment::build(std::env::vars_os(), &choices));
-    Ok(Command { argv, environment, directory, attributes: crate::jail::payload::Attributes::of_caller(ignored, 0) })
+    let attributes = crate::jail::payload::Attributes::of_caller(ignored, 0);
+    crate::jail::counters::raise_descriptors();
+    Ok(Command { argv, environment, directory, attributes })
 }
