@@ -6,6 +6,7 @@
 //! | `Dial` | start a non-blocking connect() to the proxy and pass the descriptor at once, or say why not |
 //! | `Relay` | make a datagram socket, connect it to the proxy's relay if that is the proxy itself, and pass it |
 //! | `NoDatagrams` | say it, once |
+//! | `Unreached` | try another address of the proxy's next, and look its name up again |
 //! | `Records` | write and count them |
 //! | `Draining` | wait: it was told to stop, and delivers what the jail's programs wrote before they ended |
 //! | `Stopped` | everything was said; the channel closes |
@@ -51,6 +52,8 @@ pub enum ToWarden {
         /// Its words.
         error: DialError,
     },
+    /// A connection that the warden started did not come to the proxy.
+    Unreached,
     /// What happened.
     Records(Batch),
     /// It was told to stop, but programs of the jail left bytes behind that are on their way: it ends by itself, after
@@ -85,6 +88,8 @@ pub enum FromWarden {
     /// The host has other resolvers, names or addresses (those are in a [`Table`](FromWarden::Table) before it). One
     /// descriptor lies beside this message: a memory file of this worker's own with the text of the host's hosts file.
     Host(HostView),
+    /// The machine may have slept: connections that wait for a dial may be dead.
+    Woken,
     /// The jail's tree is dead: deliver what its programs wrote before they ended (their sockets live on in the kernel, as
     /// they would without a jail), then leave the device to its namespace and end.
     Stop,

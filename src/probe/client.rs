@@ -42,7 +42,9 @@ pub fn run(endpoints: &[Endpoint], timeout: Duration) -> i32 {
             let step = Arc::new(Step::default());
             waiting.push((next, Arc::clone(&step)));
             let (send, config, endpoint, index) = (send.clone(), Arc::clone(&config), endpoint.clone(), next);
-            thread::spawn(move || send.send((index, ask(&endpoint, config, deadline, &step))));
+            // The one who waits gives up first, and knows in which step.
+            let limit = deadline + Duration::from_secs(1);
+            thread::spawn(move || send.send((index, ask(&endpoint, config, limit, &step))));
             next += 1;
         }
         let all_begun = next == endpoints.len();

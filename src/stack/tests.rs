@@ -672,6 +672,33 @@ fn a_half_closed_flow_that_stays_silent_is_reset() {
 }
 
 #[test]
+fn an_idle_flow_of_24_hours_lives_by_keep_alive_and_ends_when_nobody_answers() {
+    let mut lab = Lab::new(65_520);
+    let (handle, flow) = lab.connected(false);
+    for minute in 0..24 * 60 {
+        lab.advance(Duration::from_secs(60));
+        assert_eq!(lab.event(), None, "minute {minute}");
+    }
+    lab.client(handle).send_slice(b"still there").unwrap();
+    lab.step();
+    assert_eq!(lab.drain(flow).0, b"still there");
+    lab.fill(flow, b"so am I");
+    lab.step();
+    assert_eq!(lab.received(handle), b"so am I");
+
+    // The program's kernel is gone without a word.
+    lab.sockets.remove(handle);
+    lab.kernel.to_client.clear();
+    lab.interface.update_ip_addrs(|addresses| addresses.clear());
+    let mut ended = None;
+    for _ in 0..60 {
+        lab.advance(Duration::from_secs(60));
+        ended = ended.or(lab.event());
+    }
+    assert!(matches!(ended, Some(Event::Closed { flow: closed, .. }) if closed == flow), "{ended:?}");
+}
+
+#[test]
 fn a_segment_of_no_flow_is_reset_and_a_reset_is_not_answered() {
     let mut stack = fresh();
     let (sent, events) = give(&mut stack, Instant::ZERO, &segment(false, (4000, 80), 77, 16, b"?"));

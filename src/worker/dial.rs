@@ -190,8 +190,18 @@ impl Worker {
             Ok(None) => {}
             Ok(Some(early)) => self.established(id, &early),
             Err(_) if self.begin_again(id) => {}
-            Err(error) => self.dial_failed(id, error),
+            Err(error) => {
+                if matches!(error, DialError::Proxy(_)) {
+                    self.unreached();
+                }
+                self.dial_failed(id, error);
+            }
         }
+    }
+
+    /// Tells the warden that the proxy is not where it was sought. It hears of the next one where its channel is full.
+    fn unreached(&self) {
+        let _ = self.tell(&ToWarden::Unreached);
     }
 
     /// `Some`: it is done, and these bytes of the target came with the answer.
@@ -270,15 +280,26 @@ impl Worker {
             }
             self.dials.pop_front();
             if pending {
+                let connecting = |flow: &mut super::Flow| matches!(&flow.stage, Stage::Dialling(dial) if matches!(dial.step, Step::Connecting(_)));
+                if self.flow(id).is_some_and(connecting) {
+                    self.unreached();
+                }
                 self.dial_failed(id, DialError::TimedOut);
             }
         }
     }
 }
 
+/// After how many silent seconds the far side is asked whether it lives: as the stack asks the program. Address translators
+/// on the way forget a connection that is silent for longer, and a host that is gone is noticed four minutes later.
+const KEEP_ALIVE: u32 = 15 * 60;
+
 /// Each of these only tunes; a socket that refuses one still carries bytes. (TCP_NODELAY is set by who made it.)
 pub(super) fn tune(fd: &OwnedFd) {
     let _ = setsockopt(fd, sockopt::KeepAlive, &true);
+    let _ = setsockopt(fd, sockopt::TcpKeepIdle, &KEEP_ALIVE);
+    let _ = setsockopt(fd, sockopt::TcpKeepInterval, &60);
+    let _ = setsockopt(fd, sockopt::TcpKeepCount, &4);
     let _ = setsockopt(fd, sockopt::OobInline, &true);
 }
 

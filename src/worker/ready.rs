@@ -94,6 +94,13 @@ impl Ready {
         (self.state, self.until) = (State::Off, None);
     }
 
+    /// The one that there is may have died while the machine slept.
+    pub fn woken(&mut self) {
+        if matches!(self.state, State::Made { .. }) {
+            self.empty();
+        }
+    }
+
     /// There is none, for now.
     fn empty(&mut self) {
         (self.state, self.until) = (State::Empty, None);

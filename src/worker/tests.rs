@@ -157,7 +157,8 @@ impl Host {
         let warden_loop = thread::spawn(move || {
             loop {
                 match ours.receive() {
-                    Ok((ToWarden::Up | ToWarden::Draining | ToWarden::NoDatagrams { .. }, _)) => {}
+                    Ok((ToWarden::Up | ToWarden::Draining | ToWarden::Unreached | ToWarden::NoDatagrams { .. }, _)) => {
+                    }
                     Ok((ToWarden::Relay { id, relay }, _)) => {
                         let socket = UdpSocket::bind((HOST4, 0)).unwrap();
                         socket.connect(relay).unwrap();

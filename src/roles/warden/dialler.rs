@@ -114,6 +114,13 @@ impl Dialler {
         }
     }
 
+    /// What is known of the proxy's name may be old: it is looked up again, whatever the clock says.
+    pub fn look_again(&mut self) {
+        if self.is_name() {
+            self.look_up();
+        }
+    }
+
     /// Starts one connection.
     pub fn dial(&mut self) -> Dialled {
         if self.is_name() && self.looked_up.is_some_and(|at| at.elapsed() > FRESH) {
@@ -195,7 +202,31 @@ impl Duplicate for EventFd {
 
 #[cfg(test)]
 mod tests {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+
     use super::*;
+
+    fn await_answer(dialler: &mut Dialler) {
+        let mut polled = [PollFd::new(dialler.event().as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut polled, PollTimeout::from(20_000u16)), Ok(1));
+        dialler.resolved();
+    }
+
+    #[test]
+    fn after_a_sleep_the_proxys_name_is_looked_up_again() {
+        let mut dialler = Dialler::new("localhost", 9).unwrap();
+        await_answer(&mut dialler);
+        let known = dialler.addresses.clone();
+        assert!(!known.is_empty());
+        dialler.addresses = [SocketAddr::from(([192, 0, 2, 7], 9))].into();
+        dialler.look_again();
+        await_answer(&mut dialler);
+        assert_eq!(dialler.addresses, known);
+        let mut literal = Dialler::new("192.0.2.7", 9).unwrap();
+        literal.look_again();
+        assert!(!literal.asking, "an address is no name");
+    }
 
     #[test]
     fn a_relay_is_the_proxy_itself_at_no_service_s_port() {

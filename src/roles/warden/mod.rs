@@ -9,8 +9,10 @@
 
 mod children;
 mod clients;
+mod clock;
 mod dialler;
 mod finish;
+mod follow;
 mod host;
 mod mediated;
 mod prepare;
@@ -43,6 +45,7 @@ use crate::mediate::{FromMediator, ToMediator};
 use crate::overlay::DialError;
 use crate::registry::Kind;
 use clients::{Clients, Wish};
+use clock::Jumps;
 use dialler::{Dialled, Dialler};
 use host::Changes;
 use prepare::Chosen;
@@ -106,6 +109,7 @@ struct Warden {
     ushers: u32,
     dialler: Option<Dialler>,
     changes: Option<Changes>,
+    jumps: Option<Jumps>,
     clients: Clients,
     chosen: Chosen,
     sink: Option<Sink>,
@@ -198,6 +202,8 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         ushers: 0,
         dialler,
         changes,
+        // Without it the name of the proxy is looked up again half a minute later, or when a dial fails.
+        jumps: Jumps::watch().ok(),
         clients,
         chosen,
         sink,
@@ -223,6 +229,7 @@ enum Source {
     Worker(usize),
     Resolved,
     Changed,
+    Jumped,
     Client(usize),
     Knock,
 }
@@ -269,6 +276,7 @@ impl Warden {
         if let Some(changes) = &self.changes {
             all.extend(changes.descriptors().map(|fd| (fd, Source::Changed)));
         }
+        all.extend(self.jumps.as_ref().map(|jumps| (jumps.as_fd(), Source::Jumped)));
         all.extend(self.clients.listener().map(|fd| (fd, Source::Knock)));
         all.extend(self.clients.descriptors().enumerate().map(|(index, fd)| (fd, Source::Client(index))));
         all.into_iter().map(|(fd, source)| (PollFd::new(fd, PollFlags::POLLIN), source)).unzip()
@@ -283,6 +291,7 @@ impl Warden {
             Source::Worker(index) => self.hear_worker(index),
             Source::Resolved => self.dial_waiting(),
             Source::Changed => self.host_changed(),
+            Source::Jumped => self.clock_jumped(),
             Source::Client(index) => self.hear_client(index),
             Source::Knock => self.clients.accept(),
         }
@@ -402,6 +411,11 @@ impl Warden {
             Ok((ToWarden::Dial { id }, _)) => self.dial(index, id),
             Ok((ToWarden::Relay { id, relay }, _)) => self.relay_for(index, id, relay),
             Ok((ToWarden::NoDatagrams { error }, _)) => self.no_datagrams(error),
+            Ok((ToWarden::Unreached, _)) => {
+                if let Some(dialler) = &mut self.dialler {
+                    dialler.failed();
+                }
+            }
             Ok((ToWarden::Up, _)) => self.worker_up(),
             Ok((ToWarden::Draining, _)) => self.draining = true,
             Ok((ToWarden::Stopped, _)) => self.workers[index] = None,
@@ -468,24 +482,6 @@ impl Warden {
     }
 
     /// The host's addresses, hosts file or resolvers may be others now.
-    fn host_changed(&mut self) {
-        if !self.changes.as_mut().is_some_and(Changes::take) {
-            return;
-        }
-        if let Err(e) = self.chosen.read_host() {
-            let text = format!("the host's addresses have changed and can not be read ({e}); the old ones stay closed");
-            let _ = self.front.send(&WardenToFront::Say(text));
-        }
-        let (table, host) = (self.chosen.table(), self.chosen.host());
-        for worker in self.workers.iter().flatten() {
-            let _ = worker.send(&FromWarden::Table(table.clone()));
-            // One for each: they would read from one place in it.
-            if let Ok(hosts) = self.chosen.hosts_file() {
-                let _ = worker.send_with(&FromWarden::Host(host.clone()), &[hosts.as_fd()]);
-            }
-        }
-    }
-
     fn hear_client(&mut self, index: usize) {
         match self.clients.hear(index, self.summary.records()) {
             None => {}
