@@ -112,7 +112,8 @@ pub fn dante(at: At) -> Real {
 /// dante in the lab's internet, in both families, with a hosts file of its own.
 pub fn dante_knowing(host: &Host, addr: &str, hosts: &str) -> Real {
     start("danted", At::Internet(host, addr), |addr, folder, _| {
-        let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name;
+        // An ordinary user mounts in a further user namespace, as its root.
+        let (user, mapped): (_, &[&str]) = ("root", if super::is_root() { &[] } else { &["--map-root-user"] });
         let (ip, port) = (addr.ip(), addr.port());
         let text = format!(
             "logoutput: stderr\ninternal: {ip} port = {port}\nexternal: {ip}\nexternal: {}\nexternal.rotation: same-same\n\
@@ -124,7 +125,7 @@ pub fn dante_knowing(host: &Host, addr: &str, hosts: &str) -> Real {
         std::fs::write(folder.join("hosts"), hosts).unwrap();
         let mut c = host.in_internet("unshare");
         let line = "mount --bind \"$0/hosts\" /etc/hosts && exec danted -f \"$0/danted.conf\" -p \"$0/pid\"";
-        c.args(["--mount", "sh", "-c", line]).arg(folder);
+        c.args(mapped).args(["--mount", "sh", "-c", line]).arg(folder);
         c.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         c
     })
