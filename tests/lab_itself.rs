@@ -37,7 +37,8 @@ fn the_scripted_proxy_speaks_socks5_as_curl_does() {
 
 #[test]
 fn the_scripted_proxy_checks_a_login_and_records_it() {
-    let manner = Manner { greeting: Greeting::Login("u".into(), "p".into()), single_bytes: true, bound: 4 };
+    let manner =
+        Manner { greeting: Greeting::Login("u".into(), "p".into()), single_bytes: true, bound: 4, ..Manner::default() };
     let proxy = Proxy::with(manner, |_| Answer::Serve(Behaviour::Page("in\n")));
     let mut c = Command::new("curl");
     c.args(["-sS", "--max-time", "20", "-x", &format!("socks5h://u:p@{}", proxy.addr), "http://x.test/"]);
@@ -183,7 +184,9 @@ fn the_host_has_its_own_resolver_and_hosts_file() {
     let probe = lab::tool("probe");
     let done = run(jail.command(probe.as_ref(), &["resolve", "web.lab"])).good();
     assert!(done.facts("address").contains(&WEB.to_owned()), "{done:?}");
-    assert!(resolver.err().contains("query[A] web.lab"), "{}", resolver.err());
+    lab::wait_for("the resolver's own word", Duration::from_secs(10), || {
+        resolver.err().contains("query[A] web.lab").then_some(())
+    });
     let done = run(jail.command(probe.as_ref(), &["resolve", "hostsfile.lab"])).good();
     assert_eq!(done.fact("address"), WEB);
     let done = run(jail.command(probe.as_ref(), &["ask", "198.51.100.53", "web.lab", "A"])).good();

@@ -79,7 +79,8 @@ fn ctrl_z_stops_the_job_and_fg_continues_it() {
 fn a_stopped_job_continues_in_the_background() {
     let jail = jail();
     let mut bash = shell(&jail);
-    bash.send("$J sh -c 'echo up-$((40+2)); while [ ! -e go ]; do sleep 0.05; done; echo done-$((50+5))'\r");
+    // No forks: a shell that waits for its child's exec(2) while both are stopped is never seen to stop (vfork(2)).
+    bash.send("$J sh -c 'echo up-$((40+2)); while [ ! -e go ]; do :; done; echo done-$((50+5))'\r");
     bash.expect("up-42");
     bash.send("\x1a");
     bash.expect("Stopped");
@@ -226,4 +227,27 @@ fn netjail_shell_is_the_users_shell_in_a_jail() {
     pty.expect("shell-42");
     pty.expect("net:[");
     assert_eq!(pty.finish().code(), Some(8));
+}
+
+#[test]
+fn exec_in_the_background_runs_on_and_takes_the_terminal_when_it_is_brought_forward() {
+    let jail = jail().with(&["--name", "lab-back"]);
+    let mut running = jail.start("app:proxy", &["sh", "-c", "echo ready; exec sleep 600"]);
+    running.until("ready");
+    let mut bash = shell(&jail);
+    let exec = format!("{} exec lab-back --", lab::jail::binary());
+    // Nothing stops it: neither its start nor its end touches a terminal that is the shell's.
+    bash.send(&format!("{exec} sh -c 'echo from-$((40+2))' & wait $!; echo en''ded-$?\r"));
+    bash.expect("from-42");
+    bash.expect("ended-0");
+    bash.expect("ready> ");
+    bash.send(&format!("{exec} sh -c 'echo up-$((40+2)); read word; echo word-$word' &\r"));
+    bash.expect("up-42");
+    bash.send("fg\r");
+    lab::wait_for("the job in the foreground", Duration::from_secs(20), || {
+        (bash.foreground() != bash.pid()).then_some(())
+    });
+    bash.send("hello\r");
+    bash.expect("word-hello");
+    bash.expect("ready> ");
 }

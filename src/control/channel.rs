@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, send, sendmsg, socketpair};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -98,17 +98,45 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
         self.send_with(message, &[])
     }
 
+    /// Sends one message if there is room for it now, whether or not the channel is a blocking one.
+    pub fn try_send(&self, message: &Out) -> Result<(), ChannelError> {
+        self.send_flagged(message, &[], MsgFlags::MSG_DONTWAIT)
+    }
+
     /// Sends one message with descriptors, which stay the caller's own as well.
     pub fn send_with(&self, message: &Out, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        self.send_flagged(message, descriptors, MsgFlags::empty())
+    }
+
+    fn send_flagged(&self, message: &Out, descriptors: &[BorrowedFd<'_>], flags: MsgFlags) -> Result<(), ChannelError> {
         let bytes = postcard::to_stdvec(message).map_err(|e| ChannelError::Malformed(e.to_string()))?;
         if bytes.len() > MAX_MESSAGE {
             return Err(ChannelError::Malformed(format!("{} bytes are more than {MAX_MESSAGE}", bytes.len())));
         }
+        if descriptors.is_empty() {
+            return self.send_bytes(&bytes, flags);
+        }
         let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
-        let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
         loop {
-            match sendmsg::<()>(self.fd.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None) {
+            match sendmsg::<()>(
+                self.fd.as_raw_fd(),
+                &[IoSlice::new(&bytes)],
+                &rights,
+                MsgFlags::MSG_NOSIGNAL | flags,
+                None,
+            ) {
+                Ok(_) => return Ok(()),
+                Err(nix::Error::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Without sendmsg(2), which a relay may not have: it could name an address behind a pointer.
+    fn send_bytes(&self, bytes: &[u8], flags: MsgFlags) -> Result<(), ChannelError> {
+        loop {
+            match send(self.fd.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL | flags) {
                 Ok(_) => return Ok(()),
                 Err(nix::Error::EINTR) => {}
                 Err(errno) => return Err(errno.into()),

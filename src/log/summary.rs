@@ -46,6 +46,11 @@ impl Summary {
         self.questions + self.flows.values().chain(denied).sum::<u64>()
     }
 
+    /// Whether anything came back from the network.
+    pub fn answered(&self) -> bool {
+        self.bytes_in > 0
+    }
+
     /// Counts records that were lost on the way.
     pub fn lose(&mut self, count: u64) {
         self.lost = self.lost.saturating_add(count);
@@ -109,7 +114,8 @@ mod tests {
 
     fn flow(rule: Rule, close: Option<Close>) -> Record {
         let mut record = Record::new(Kind::Flow, Protocol::Tcp, rule, 0);
-        record.end = close.map(|close| End { bytes_out: 1500, bytes_in: 2_000_000, duration_ms: 1, close });
+        record.end =
+            close.map(|close| End { bytes_out: 1500, bytes_in: 2_000_000, datagrams: None, duration_ms: 1, close });
         record
     }
 

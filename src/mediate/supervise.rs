@@ -20,6 +20,7 @@ use super::flight::Flight;
 use super::messages::{acknowledge, receive_listener};
 use super::notify::{self, Answer};
 use super::target::network_of;
+use super::watchdog::Watchdog;
 use super::worker::Worker;
 use super::{FromMediator, MediateError, Setup, ToMediator};
 use crate::control::channel::{self, Channel, ChannelError};
@@ -55,6 +56,10 @@ pub(super) enum Down {
     },
     /// Datagram sockets may be connected to any path.
     AllowDatagrams,
+    /// Beside it: both sockets of the letterbox.
+    Letterbox,
+    /// Read what is left there.
+    ReadLetters,
 }
 
 /// From the worker.
@@ -89,7 +94,10 @@ pub(super) struct State {
     pub bound: Bound,
     pub allowed: Allowed,
     pub allow_datagrams: bool,
+    /// Two or none. Only a worker reads them.
+    pub letterbox: Vec<OwnedFd>,
     pub flight: Flight,
+    pub watchdog: Watchdog,
 }
 
 struct Supervisor {
@@ -100,6 +108,8 @@ struct Supervisor {
     numbers: u32,
     deaths: u32,
     born: Instant,
+    /// The worker's round at the last look.
+    round: u64,
 }
 
 /// Runs the mediator until the warden closes the control channel. To be called by a process that holds nothing else, in
@@ -114,12 +124,15 @@ pub fn run(setup: Setup) -> Result<(), MediateError> {
     nix::sys::prctl::set_dumpable(false).map_err(system("become undumpable"))?;
     install(&roles::mediator(false), Scope::Process, false).map_err(|e| MediateError::Cage(e.to_string()))?;
     let flight = Flight::new().map_err(system("map its table"))?;
+    let watchdog = Watchdog::new().map_err(system("make its watchdog"))?;
     let mut state = State {
         listeners: Vec::new(),
         bound: Bound::default(),
         allowed: Allowed::default(),
         allow_datagrams: setup.allow_datagrams,
+        letterbox: Vec::new(),
         flight,
+        watchdog,
     };
     nonblocking(setup.control.as_fd()).map_err(system("prepare its channel"))?;
     let worker = start_worker(&mut state, &[setup.control.as_raw_fd()]).map_err(system("start its worker"))?;
@@ -131,6 +144,7 @@ pub fn run(setup: Setup) -> Result<(), MediateError> {
         numbers: 0,
         deaths: 0,
         born: Instant::now(),
+        round: 0,
     };
     match supervisor.serve() {
         Ok(never) => match never {},
@@ -168,7 +182,9 @@ fn start_worker(state: &mut State, not_for_it: &[RawFd]) -> Result<(Pid, Channel
                 bound: std::mem::take(&mut state.bound),
                 allowed: std::mem::take(&mut state.allowed),
                 allow_datagrams: state.allow_datagrams,
+                letterbox: std::mem::take(&mut state.letterbox),
                 flight: state.flight,
+                watchdog: state.watchdog,
             };
             let caged = install(&roles::mediator(true), Scope::Process, false).is_ok();
             let ran = caged && Worker::new(taken, theirs).and_then(Worker::run).is_ok();
@@ -191,6 +207,7 @@ impl Supervisor {
             let mut waiting = vec![
                 PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.worker.1.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.state.watchdog.timer().as_fd(), PollFlags::POLLIN),
             ];
             waiting.extend(self.commands.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
             // No event but the hang-up, which comes when the last process of that filter is gone.
@@ -200,10 +217,13 @@ impl Supervisor {
                 Err(errno) => return Err(self.failed("wait", errno)),
             }
             let ready: Vec<PollFlags> = waiting.iter().map(|w| w.revents().unwrap_or(PollFlags::empty())).collect();
-            let (commands, listeners) = ready[2..].split_at(self.commands.len());
+            let (commands, listeners) = ready[3..].split_at(self.commands.len());
             let (commands, listeners) = (commands.to_vec(), listeners.to_vec());
             if !ready[1].is_empty() {
                 self.hear_worker()?;
+            }
+            if !ready[2].is_empty() && self.state.watchdog.look(&mut self.round) {
+                self.replace()?;
             }
             let mut at = 0;
             self.state.listeners.retain(|_| {
@@ -242,6 +262,16 @@ impl Supervisor {
             Ok((ToMediator::AllowDatagrams, _)) => {
                 self.state.allow_datagrams = true;
                 let sent = self.worker.1.send(&Down::AllowDatagrams);
+                self.sent(sent)?;
+            }
+            Ok((ToMediator::ReadLetters, _)) => {
+                let sent = self.worker.1.send(&Down::ReadLetters);
+                self.sent(sent)?;
+            }
+            Ok((ToMediator::Letterbox, descriptors)) => {
+                let both: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+                let sent = self.worker.1.send_with(&Down::Letterbox, &both);
+                self.state.letterbox = descriptors;
                 self.sent(sent)?;
             }
             Err(ChannelError::WouldBlock) => {}
@@ -315,6 +345,7 @@ impl Supervisor {
                 let _ = notify::answer(listener.fd.as_fd(), id, Answer::Error(libc::ECONNABORTED));
             }
         }
+        self.state.watchdog.reset();
         self.deaths = if self.born.elapsed() < AT_ONCE { self.deaths + 1 } else { 0 };
         self.born = Instant::now();
         if self.deaths >= MAX_DEATHS {

@@ -14,9 +14,10 @@
 //! kernel then restarts the call, or, where the handler has no SA_RESTART, returns EINTR from a connect that has not begun.
 //!
 //! # Watchdog
-//! Outside of epoll an alarm runs. Its signal has the default action: a worker that a jail has blocked ends itself.
+//! Outside of epoll the parent watches: it ends a worker that a jail has blocked ([`super::watchdog`]).
 
 mod decide;
+mod letters;
 mod waiting;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -60,6 +61,8 @@ const UNDELIVERED: usize = 256;
 
 const CHANNEL: u64 = u64::MAX;
 const LOOKED_UP: u64 = u64::MAX - 1;
+/// The socket of the letterbox with this index.
+const LETTERBOX: [u64; 2] = [u64::MAX - 2, u64::MAX - 3];
 /// Listener numbers are below this, slots above.
 const SLOTS: u64 = 1 << 32;
 
@@ -137,6 +140,7 @@ impl Worker {
         for listener in &state.listeners {
             epoll.add(&listener.fd, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(listener.number)))?;
         }
+        letters::watch(&epoll, &state.letterbox)?;
         let (sender, receiver) = results();
         Ok(Self {
             state,
@@ -161,13 +165,13 @@ impl Worker {
     pub(super) fn run(mut self) -> Result<(), Errno> {
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            watchdog(None);
+            self.state.watchdog.idle();
             let ready = match self.epoll.wait(&mut events, self.patience()) {
                 Ok(n) => n,
                 Err(Errno::EINTR) => 0,
                 Err(errno) => return Err(errno),
             };
-            watchdog(Some(PATIENCE));
+            self.state.watchdog.busy();
             for event in &events[..ready] {
                 match event.data() {
                     CHANNEL => {
@@ -176,6 +180,9 @@ impl Worker {
                         }
                     }
                     LOOKED_UP => self.looked_up(),
+                    letter if LETTERBOX.contains(&letter) => {
+                        self.read_letter(usize::from(letter == LETTERBOX[1]));
+                    }
                     slot if slot >= SLOTS => self.proceed((slot - SLOTS) as usize),
                     number => self.notified(number as u32, event.events())?,
                 }
@@ -213,6 +220,11 @@ impl Worker {
                     self.state.allowed.add_entry(entry);
                 }
             }
+            Ok((Down::Letterbox, descriptors)) => {
+                letters::watch(&self.epoll, &descriptors)?;
+                self.state.letterbox = descriptors;
+            }
+            Ok((Down::ReadLetters, _)) => self.read_all_letters(),
             Ok((Down::AllowDatagrams, _)) => self.state.allow_datagrams = true,
             Err(ChannelError::WouldBlock) => {}
             Err(_) => return Ok(false),
@@ -335,15 +347,4 @@ impl Worker {
             self.say(event);
         }
     }
-}
-
-/// Ends this process by SIGALRM after a while, or no longer.
-fn watchdog(after: Option<Duration>) {
-    let seconds = after.map_or(0, |d| d.as_secs() as libc::time_t);
-    let once = libc::itimerval {
-        it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 },
-        it_value: libc::timeval { tv_sec: seconds, tv_usec: 0 },
-    };
-    // SAFETY: a live structure; the old value is not asked for.
-    unsafe { libc::syscall(libc::SYS_setitimer, libc::ITIMER_REAL, &raw const once, std::ptr::null_mut::<u8>()) };
 }

@@ -23,7 +23,7 @@ mod fragments;
 mod packet;
 #[cfg(test)]
 mod tests;
-mod udp;
+pub mod udp;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -38,7 +38,7 @@ pub use device::Sink;
 pub use flow::FlowId;
 /// Time, in microseconds from any beginning that the caller likes.
 pub use smoltcp::time::{Duration, Instant};
-pub use udp::Datagrams;
+pub use udp::{Datagram, Datagrams};
 
 use crate::flow::Refusal;
 use arena::Arena;
@@ -47,6 +47,7 @@ use device::Wire;
 use flow::{Flow, Held, Key, Live, Phase, Table};
 use fragments::Fragments;
 use packet::{Packet, Parsed, Tcp};
+use udp::Taken;
 
 /// How many packets one flow sends before the next one's turn.
 const BURST: usize = 64;
@@ -54,6 +55,12 @@ const BURST: usize = 64;
 /// How often a client whose dial is under way is looked at, and how many may be looked at so often.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const LOOKED_AT_OFTEN: u32 = 64;
+
+/// How long a bare acknowledgement of at most so many bytes waits for an answer that it can ride on: a quarter of what a
+/// round trip costs this side is that packet. Short enough for a client that holds a second small write back until the first
+/// one is acknowledged (Nagle), and nothing for one that sends more than small requests.
+const HOLD: Duration = Duration::from_millis(1);
+const HOLD_MOST: usize = 2048;
 
 /// The least time to a flow's next look when smoltcp says "now" but has nothing to send.
 const FLOOR: Duration = Duration::from_millis(10);
@@ -107,25 +114,34 @@ impl Stack {
         }
     }
 
-    /// Takes one read of the TUN: a virtio-net header and a packet.
-    pub fn receive(&mut self, now: Instant, frame: &[u8], sink: &mut dyn Sink) {
+    /// Takes one read of the TUN: a virtio-net header and a packet. A datagram that is the caller's to carry is returned
+    /// ([`Datagrams::carried`]).
+    pub fn receive(&mut self, now: Instant, frame: &[u8], sink: &mut dyn Sink) -> Option<Datagram> {
         let taken = match packet::parse(frame) {
             Some(Parsed::Packet(packet)) => self.packet(now, &packet, sink),
             Some(Parsed::Fragment(piece)) => match self.fragments.add(now, &piece) {
-                Some(whole) => {
-                    let frame = [&[0; crate::tun::VNET_HEADER][..], &whole].concat();
-                    match packet::parse(&frame) {
-                        Some(Parsed::Packet(packet)) => self.packet(now, &packet, sink),
-                        _ => None,
-                    }
-                }
-                None => Some(()),
+                Some(whole) => self.reassembled(now, &whole, sink),
+                None => Taken::Told,
             },
-            None => None,
+            None => Taken::Dropped,
         };
-        if taken.is_none() {
-            self.dropped += 1;
+        match taken {
+            Taken::Carried(datagram) => return Some(datagram),
+            Taken::Dropped => self.dropped += 1,
+            Taken::Told | Taken::Refused(_) => {}
         }
+        None
+    }
+
+    /// A packet that came in pieces.
+    fn reassembled(&mut self, now: Instant, whole: &[u8], sink: &mut dyn Sink) -> Taken {
+        let frame = [&[0; crate::tun::VNET_HEADER][..], whole].concat();
+        let Some(Parsed::Packet(packet)) = packet::parse(&frame) else { return Taken::Dropped };
+        let mut taken = self.packet(now, &packet, sink);
+        if let Taken::Carried(datagram) = &mut taken {
+            datagram.keep(frame);
+        }
+        taken
     }
 
     /// The oldest event that was not taken yet. To be emptied after each batch of packets.
@@ -179,6 +195,8 @@ impl Stack {
             orderly: false,
             early: early.to_vec(),
             progress: now,
+            unanswered: 0,
+            held_until: None,
         };
         let held = self.table.promote(id, live);
         if let Some(live) = self.table.live(id) {
@@ -313,9 +331,11 @@ impl Stack {
     pub fn flush(&mut self, now: Instant, sink: &mut dyn Sink) {
         let mut turn = std::mem::replace(&mut self.egress, std::mem::take(&mut self.egress_spare));
         for id in turn.drain(..) {
-            if let Some(flow) = self.table.get_mut(id) {
-                flow.egress_queued = false;
-                self.send(now, id, sink);
+            let Some(flow) = self.table.get_mut(id) else { continue };
+            flow.egress_queued = false;
+            match flow.may_hold(now, HOLD, HOLD_MOST) {
+                Some(until) => self.deadlines.set(id, until, &mut flow.registered),
+                None => self.send(now, id, sink),
             }
         }
         self.egress_spare = turn;
@@ -396,23 +416,21 @@ impl Stack {
         Counts { pending, live: self.table.len() - pending, dropped: self.dropped }
     }
 
-    /// One whole packet; `None` if it was dropped.
-    fn packet(&mut self, now: Instant, packet: &Packet<'_>, sink: &mut dyn Sink) -> Option<()> {
+    /// One whole packet.
+    fn packet(&mut self, now: Instant, packet: &Packet<'_>, sink: &mut dyn Sink) -> Taken {
         if !packet.intact() {
-            return None;
+            return Taken::Dropped;
         }
-        match packet.protocol {
-            packet::TCP => self.segment(now, packet, sink),
-            _ => {
-                let answer = udp::receive(&self.config.datagrams, packet, &mut self.events)?;
-                if let Some(refusal) = answer {
-                    let quoted = emit::quotable(packet);
-                    emit::unreachable(&mut self.reply, packet.source, packet.destination, &quoted, refusal);
-                    sink.send(&self.reply);
-                }
-                Some(())
-            }
+        if packet.protocol == packet::TCP {
+            return self.segment(now, packet, sink).map_or(Taken::Dropped, |()| Taken::Told);
         }
+        let taken = udp::receive(&self.config.datagrams, packet, &mut self.events);
+        if let Taken::Refused(refusal) = taken {
+            let quoted = emit::quotable(packet);
+            emit::unreachable(&mut self.reply, packet.source, packet.destination, &quoted, refusal);
+            sink.send(&self.reply);
+        }
+        taken
     }
 
     /// One TCP segment.
@@ -493,6 +511,7 @@ impl Stack {
         if tcp.data > 0 {
             live.touched = true;
             live.progress = now;
+            live.unanswered += tcp.data;
             live.hole |= live.socket_ref().recv_queue() < queued + tcp.data;
         }
         match (before, after) {
@@ -509,6 +528,7 @@ impl Stack {
     /// Sends what a live flow has to send, sees whether it has ended, and sets its next deadline.
     fn send(&mut self, now: Instant, id: FlowId, sink: &mut dyn Sink) {
         let Some(Flow { phase: Phase::Live(live), registered, .. }) = self.table.get_mut(id) else { return };
+        (live.unanswered, live.held_until) = (0, None);
         let established = !matches!(live.state(), State::SynReceived);
         if established {
             if !live.early.is_empty() {

@@ -4,12 +4,13 @@
 //! Open -> decide -> deny: refuse
 //!                -> direct: socket, connect  ----------------> connected -> accept
 //!                -> socks5: ask the warden -> descriptor -> connected -> handshake -> accept
+//!                           or go on with the ready one ---------------> request --> accept
 //! ```
 //!
 //! Each dial has one deadline, from the SYN on. Whatever ends it closes its descriptor at once.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, connect, getsockopt, recv, send, setsockopt, socket,
@@ -19,13 +20,15 @@ use nix::sys::socket::{
 use super::dns::Stream;
 use super::poll::Token;
 use super::pump::{Flow, Stage};
+use super::ready::Taken;
+use super::udp::MappingId;
 use super::{Driver, Worker, WorkerError};
 use crate::control::worker::ToWarden;
 use crate::flow::{Refusal, Target};
 use crate::log::{Close, Kind, Protocol, Record};
 use crate::names::Lookup;
+use crate::overlay::DialError;
 use crate::overlay::socks5::{Handshake, Progress};
-use crate::overlay::{Credentials, DialError};
 use crate::policy::{Request, Rule, Verdict};
 use crate::stack::FlowId;
 
@@ -36,13 +39,16 @@ const REPLY: usize = 2048;
 pub(super) struct Dial {
     target: Target,
     step: Step,
+    /// The connection was made before the dial, and no answer to the request has come yet: if it closes now, that says
+    /// nothing about the target.
+    unproven: bool,
 }
 
 enum Step {
     /// The warden was asked.
     Asked,
-    /// connect(2) is in progress.
-    Connecting,
+    /// connect(2) is in progress; a connection that was made ahead has its handshake with it.
+    Connecting(Option<Handshake>),
     /// The proxy is spoken to.
     Greeting(Handshake),
 }
@@ -78,7 +84,7 @@ impl Worker {
                 record.network = Some(network.clone());
             }
         }
-        let dial = Box::new(Dial { target: target.clone(), step: Step::Asked });
+        let dial = Box::new(Dial { target: target.clone(), step: Step::Asked, unproven: false });
         self.keep(Flow::new(id, Stage::Dialling(dial), self.now, Some(Box::new(record))));
         if self.drain.is_some() {
             // A SYN that lay in the queue when its program ended.
@@ -93,22 +99,67 @@ impl Worker {
                 },
                 Target::Name(..) => self.dial_failed(id, DialError::Inexpressible),
             },
-            Driver::Socks5 { .. } => self.ask(id),
+            Driver::Socks5 { .. } => {
+                let last = self.last_dial();
+                match self.ready.take(self.now) {
+                    Some(taken) => self.adopt(id, taken),
+                    None => self.ask(id.to_bits()),
+                }
+                self.prepare_ready(last);
+            }
         }
     }
 
+    /// Goes on with a connection that was made for whoever dials next.
+    fn adopt(&mut self, id: FlowId, taken: Taken) {
+        let watched = self.poll.rename(taken.fd.as_fd(), Token::Flow(id));
+        let Some(flow) = self.flows.get_mut(id.slot()).and_then(|flow| flow.as_deref_mut()) else { return };
+        let Stage::Dialling(dial) = &mut flow.stage else { return };
+        if watched.is_err() {
+            return self.ask(id.to_bits());
+        }
+        // What the descriptor is ready for is told again under its new name; that it can be written is known.
+        flow.fd = Some(taken.fd);
+        flow.writable = taken.connected;
+        dial.unproven = true;
+        let mut handshake = taken.handshake;
+        if let Err(error) = handshake.request(&dial.target) {
+            return self.dial_failed(id, error);
+        }
+        dial.step = if taken.connected { Step::Greeting(handshake) } else { Step::Connecting(Some(handshake)) };
+        self.dial_step(id);
+    }
+
+    /// A connection that was made ahead has closed without a word: the dial begins again with one of its own.
+    fn begin_again(&mut self, id: FlowId) -> bool {
+        let Some(flow) = self.flow(id) else { return false };
+        let Stage::Dialling(dial) = &mut flow.stage else { return false };
+        if !std::mem::take(&mut dial.unproven) {
+            return false;
+        }
+        dial.step = Step::Asked;
+        (flow.fd, flow.readable, flow.writable, flow.ending) = (None, false, false, false);
+        self.ready.give_up();
+        self.ask(id.to_bits());
+        true
+    }
+
     /// Asks the warden for a connection, now or when the channel has room.
-    fn ask(&mut self, id: FlowId) {
+    pub(super) fn ask(&mut self, id: u64) {
         // A warden that is gone is found when the channel is read.
-        if !self.asks.is_empty() || !matches!(self.tell(&ToWarden::Dial { id: id.to_bits() }), Ok(true)) {
-            self.asks.push_back(id.to_bits());
+        if !self.asks.is_empty() || !matches!(self.tell(&ToWarden::Dial { id }), Ok(true)) {
+            self.asks.push_back(id);
         }
     }
 
     /// Sends what the channel had no room for.
     pub(super) fn ask_again(&mut self) -> Result<(), WorkerError> {
         while let Some(id) = self.asks.pop_front() {
-            if self.flow(FlowId::from_bits(id)).is_some() && !self.tell(&ToWarden::Dial { id })? {
+            let wanted = match MappingId::from_bits(id) {
+                Some(mapping) => self.is_associating(mapping),
+                None => self.flow(FlowId::from_bits(id)).is_some(),
+            };
+            if wanted && !self.tell(&ToWarden::Dial { id })? {
                 self.asks.push_front(id);
                 break;
             }
@@ -124,12 +175,9 @@ impl Worker {
         if flow.id != id || flow.fd.is_some() {
             return;
         }
-        // Each of these only tunes; a socket that refuses one still carries bytes.
-        let _ = setsockopt(&fd, sockopt::TcpNoDelay, &true);
-        let _ = setsockopt(&fd, sockopt::KeepAlive, &true);
-        let _ = setsockopt(&fd, sockopt::OobInline, &true);
-        dial.step = Step::Connecting;
-        let watched = self.poll.add(std::os::fd::AsFd::as_fd(&fd), Token::Flow(id));
+        tune(&fd);
+        dial.step = Step::Connecting(None);
+        let watched = self.poll.add(fd.as_fd(), Token::Flow(id));
         flow.fd = Some(fd);
         if let Err(errno) = watched {
             self.dial_failed(id, DialError::Direct(errno as i32));
@@ -141,6 +189,7 @@ impl Worker {
         match self.advance(id) {
             Ok(None) => {}
             Ok(Some(early)) => self.established(id, &early),
+            Err(_) if self.begin_again(id) => {}
             Err(error) => self.dial_failed(id, error),
         }
     }
@@ -150,7 +199,7 @@ impl Worker {
         let direct = matches!(self.driver, Driver::Direct);
         let Some(flow) = self.flows.get_mut(id.slot()).and_then(|flow| flow.as_deref_mut()) else { return Ok(None) };
         let (Stage::Dialling(dial), Some(fd)) = (&mut flow.stage, &flow.fd) else { return Ok(None) };
-        if matches!(dial.step, Step::Connecting) {
+        if let Step::Connecting(ahead) = &mut dial.step {
             if !flow.writable {
                 return Ok(None);
             }
@@ -158,52 +207,25 @@ impl Worker {
             if errno != 0 {
                 return Err(if direct { DialError::Direct(errno) } else { DialError::Proxy(errno) });
             }
-            match &self.driver {
-                Driver::Direct => return Ok(Some(Vec::new())),
-                Driver::Socks5 { login, isolate } => {
-                    let fresh = if *isolate {
-                        Some(Credentials::random().map_err(|_| DialError::Proxy(libc::EAGAIN))?)
-                    } else {
-                        None
-                    };
-                    let login = match (&fresh, login) {
-                        (Some(fresh), _) => Some(fresh.login()),
-                        (None, Some(login)) => Some((login.username.as_slice(), login.password.as_slice())),
-                        (None, None) => None,
-                    };
-                    dial.step = Step::Greeting(Handshake::new(&dial.target, login)?);
-                }
+            if direct {
+                return Ok(Some(Vec::new()));
             }
+            let handshake = match ahead.take() {
+                Some(handshake) => handshake,
+                None => {
+                    let mut handshake = self.driver.greeting()?;
+                    handshake.request(&dial.target)?;
+                    handshake
+                }
+            };
+            dial.step = Step::Greeting(handshake);
         }
         let Step::Greeting(handshake) = &mut dial.step else { return Ok(None) };
-        let raw = fd.as_raw_fd();
-        loop {
-            while flow.writable && !handshake.outgoing().is_empty() {
-                match send(raw, handshake.outgoing(), MsgFlags::MSG_NOSIGNAL) {
-                    Ok(count) => handshake.sent(count),
-                    Err(nix::Error::EINTR) => {}
-                    Err(nix::Error::EAGAIN) => flow.writable = false,
-                    Err(_) => return Err(DialError::Closed),
-                }
-            }
-            if !flow.readable {
-                return Ok(None);
-            }
-            let mut reply = [0; REPLY];
-            match recv(raw, &mut reply, MsgFlags::empty()) {
-                Ok(0) => return Err(DialError::Closed),
-                Ok(count) => {
-                    flow.readable = count == REPLY || flow.ending;
-                    if let Progress::Done { consumed } = handshake.receive(&reply[..count])? {
-                        flow.bytes_in += (count - consumed) as u64;
-                        return Ok(Some(reply[consumed..count].to_vec()));
-                    }
-                }
-                Err(nix::Error::EINTR) => {}
-                Err(nix::Error::EAGAIN) => flow.readable = false,
-                Err(_) => return Err(DialError::Closed),
-            }
-        }
+        let (readable, writable, ending) = (&mut flow.readable, &mut flow.writable, flow.ending);
+        let proxy = Proxy { fd: fd.as_raw_fd(), readable, writable, ending, unproven: &mut dial.unproven };
+        let early = proxy.speak(handshake)?;
+        flow.bytes_in += early.as_ref().map_or(0, Vec::len) as u64;
+        Ok(early)
     }
 
     /// The overlay has connected: so has the program.
@@ -254,10 +276,60 @@ impl Worker {
     }
 }
 
+/// Each of these only tunes; a socket that refuses one still carries bytes. (TCP_NODELAY is set by who made it.)
+pub(super) fn tune(fd: &OwnedFd) {
+    let _ = setsockopt(fd, sockopt::KeepAlive, &true);
+    let _ = setsockopt(fd, sockopt::OobInline, &true);
+}
+
+/// A connection to a proxy, and what it is ready for as far as is known.
+pub(super) struct Proxy<'a> {
+    pub fd: RawFd,
+    pub readable: &'a mut bool,
+    pub writable: &'a mut bool,
+    pub ending: bool,
+    /// The proxy has not answered a request on it.
+    pub unproven: &'a mut bool,
+}
+
+impl Proxy<'_> {
+    /// Speaks as far as that goes now. `Some`: the handshake is done, and these bytes came behind it.
+    pub fn speak(self, handshake: &mut Handshake) -> Result<Option<Vec<u8>>, DialError> {
+        loop {
+            while *self.writable && !handshake.outgoing().is_empty() {
+                match send(self.fd, handshake.outgoing(), MsgFlags::MSG_NOSIGNAL) {
+                    Ok(count) => handshake.sent(count),
+                    Err(nix::Error::EINTR) => {}
+                    Err(nix::Error::EAGAIN) => *self.writable = false,
+                    Err(_) => return Err(DialError::Closed),
+                }
+            }
+            if !*self.readable {
+                return Ok(None);
+            }
+            let mut reply = [0; REPLY];
+            match recv(self.fd, &mut reply, MsgFlags::empty()) {
+                Ok(0) => return Err(DialError::Closed),
+                Ok(count) => {
+                    *self.readable = count == REPLY || self.ending;
+                    *self.unproven &= !handshake.requested();
+                    if let Progress::Done { consumed } = handshake.receive(&reply[..count])? {
+                        return Ok(Some(reply[consumed..count].to_vec()));
+                    }
+                }
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EAGAIN) => *self.readable = false,
+                Err(_) => return Err(DialError::Closed),
+            }
+        }
+    }
+}
+
 /// Starts a connection from the host itself.
 fn start(address: SocketAddr) -> nix::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
+    let _ = setsockopt(&fd, sockopt::TcpNoDelay, &true);
     match connect(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) | Err(nix::Error::EINPROGRESS) => Ok(fd),
         Err(errno) => Err(errno),

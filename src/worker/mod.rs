@@ -7,31 +7,34 @@
 //! 3. do what the stack says happened, moving bytes between rings and descriptors in place;
 //! 4. flush the stack, and do what is due.
 //!
-//! Descriptors are edge-triggered: a flow remembers whether its descriptor may be read or written, and is looked at when
-//! that changes or when the stack has something for it. So a stalled reader or writer costs nothing.
+//! Flows' descriptors are edge-triggered: a flow remembers whether its own may be read or written, and is looked at when
+//! that changes or when the stack has something for it. So a stalled reader or writer costs nothing. The TUN and the channel
+//! are level-triggered, so that one packet or message can be taken without a second read that finds nothing ([`Burst`]).
 //!
 //! A dial goes: [`decide`](crate::policy::Table::decide), then a socket (from the warden for SOCKS5, an own one for direct),
 //! the handshake, and only then the SYN is answered. Every flow and question leaves one record.
 //!
-//! - `setup`: what a worker is made of. `dial`: from a SYN to a connection. `pump`: bytes. `dns`: questions answered here or forwarded.
-//!   `drain`: the last bytes. `poll`: epoll.
+//! - `setup`: what a worker is made of. `dial`: from a SYN to a connection. `ready`: a connection before its dial. `pump`: bytes. `dns`: questions answered here or forwarded.
+//!   `drain`: the last bytes. `poll`: epoll. `udp`: datagrams.
 //!
 //! # System calls
 //! After start-up ([`Worker::new`]) only these are made, so that the relay's cage can allow nothing else:
-//! read and write (the TUN; a connected DNS socket; a memory file of the warden's), recvfrom and sendto without an address (flows), recvmsg and sendmsg
-//! (the channel), epoll_ctl and epoll_wait (or epoll_pwait), close, shutdown, getsockopt (SOL_SOCKET, SO_ERROR), setsockopt
+//! read and write (the TUN; a connected DNS socket; a memory file of the warden's), writev and recvmmsg (datagrams), recvfrom and sendto without an address
+//! (flows; the channel), recvmsg (the channel), epoll_ctl and epoll_wait (or epoll_pwait), close, shutdown, getsockopt (SOL_SOCKET, SO_ERROR), setsockopt
 //! ((IPPROTO_TCP, TCP_NODELAY), (SOL_SOCKET, SO_KEEPALIVE), (SOL_SOCKET, SO_OOBINLINE), (SOL_SOCKET, SO_LINGER)), mmap,
 //! poll (the channel, at the end), munmap, madvise, mremap, brk, clock_gettime, getrandom, and one ioctl (TUNSETPERSIST) at the end. For direct also socket
-//! and connect (AF_INET and AF_INET6, stream and datagram).
+//! and connect (AF_INET and AF_INET6, stream and datagram), sendmmsg and sendto with an address, and setsockopt of what a datagram socket needs.
 
 mod dial;
 mod dns;
 mod drain;
 mod poll;
 mod pump;
+mod ready;
 mod setup;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -55,8 +58,11 @@ use crate::policy::{Rule, Table};
 use crate::stack::{Closed, Duration, Event, FlowId, Instant, Limit, Sink, Stack};
 use crate::tun::{self, VNET_HEADER};
 use pump::Flow;
+use ready::Ready;
+use udp::MappingId;
 
-pub use setup::{Driver, Ended, Login, Setup, WorkerError};
+pub use setup::{Driver, Ended, Limits, Login, Setup, WorkerError};
+pub use udp::Siblings;
 
 /// How many packets are read before the flows have their turn.
 const BATCH: usize = 64;
@@ -90,16 +96,51 @@ impl Sink for &Queue {
     }
 }
 
+/// Whether it is worth to read a source until there is nothing more: only where much comes at once. In a conversation, one
+/// packet and its answer, the read that finds nothing would be half of all reads.
+#[derive(Debug, Default)]
+struct Burst {
+    on: bool,
+    last: u64,
+    row: u32,
+}
+
+impl Burst {
+    /// The source has something in this turn, as in some turns in a row where more comes than is read.
+    fn heard(&mut self, turn: u64) {
+        self.row = if self.last + 1 == turn { self.row + 1 } else { 0 };
+        self.on |= self.row >= IN_A_ROW;
+        self.last = turn;
+    }
+
+    /// It was read until there was nothing more.
+    fn emptied(&mut self, count: usize) {
+        self.on = count > 1;
+        self.row = 0;
+    }
+}
+
+/// Turns of one packet each before all are read: a handshake's last packet and the first data come in two.
+const IN_A_ROW: u32 = 3;
+
 /// A worker; see the module's text.
 pub struct Worker {
     stack: Stack,
     queue: Queue,
     queue_readable: bool,
+    turn: u64,
+    packets: Burst,
+    messages: Burst,
     channel: Channel<ToWarden, FromWarden>,
     /// The channel had no room for the last message.
     blocked: Cell<bool>,
     /// Dials that it had no room for.
     asks: VecDeque<u64>,
+    udp: udp::Udp,
+    /// Another worker may have passed datagrams on.
+    passed_on: bool,
+    /// A connection for the next dial.
+    ready: Ready,
     poll: poll::Poll,
     table: Table,
     driver: Driver,
@@ -139,16 +180,26 @@ impl Worker {
         }
         poll.add_readable(setup.queue.as_fd(), poll::Token::Queue).map_err(system("epoll_ctl"))?;
         poll.add_readable(setup.channel.as_fd(), poll::Token::Channel).map_err(system("epoll_ctl"))?;
+        if let Some(siblings) = &setup.siblings {
+            poll.add_readable(siblings.inbox().as_fd(), poll::Token::Sibling).map_err(system("epoll_ctl"))?;
+        }
+        let udp = udp::Udp::new(setup.datagrams, tun::takes_super_datagrams(setup.queue.as_fd()), setup.siblings);
         let now = Instant::from_secs(1);
         let mut config = setup.stack;
         config.datagrams.resolvers = setup.resolvers.clone();
         Ok(Self {
             stack: Stack::new(config, now),
             queue: Queue { fd: setup.queue },
-            queue_readable: true,
+            queue_readable: false,
+            turn: 0,
+            packets: Burst::default(),
+            messages: Burst::default(),
             channel: setup.channel,
             blocked: Cell::new(false),
             asks: VecDeque::new(),
+            udp,
+            passed_on: false,
+            ready: Ready::default(),
             poll,
             table: setup.table,
             driver: setup.driver,
@@ -177,8 +228,9 @@ impl Worker {
     pub fn run(mut self) -> Result<Ended, WorkerError> {
         self.tell(&ToWarden::Up)?;
         while !self.over {
-            let wait =
-                if self.queue_readable || !self.stack.is_flushed() { Some(self.now) } else { self.next_deadline() };
+            let busy = self.queue_readable || self.passed_on || self.udp.is_ready() || !self.stack.is_flushed();
+            let wait = if busy { Some(self.now) } else { self.next_deadline() };
+            self.turn += 1;
             let ready = self
                 .poll
                 .wait(wait.map(|at| at - self.now))
@@ -186,13 +238,23 @@ impl Worker {
             self.now = Instant::from_secs(1) + Duration::from_micros(self.start.elapsed().as_micros() as u64);
             for (token, readiness) in ready {
                 match token {
-                    poll::Token::Queue => self.queue_readable = true,
+                    poll::Token::Queue => {
+                        self.packets.heard(self.turn);
+                        self.queue_readable = true;
+                    }
                     poll::Token::Channel => self.listen(readiness.readable)?,
                     poll::Token::Flow(id) => self.upstream_ready(id, readiness),
+                    poll::Token::Ready(key) => self.ready_step(key, readiness),
                     poll::Token::Question(key) => self.resolver_ready(key, readiness),
+                    poll::Token::Datagrams(id) => self.datagrams_ready(id, readiness),
+                    poll::Token::Association(id) => self.association_ready(id, readiness),
+                    poll::Token::Sibling => self.passed_on = true,
                 }
             }
             self.read_queue()?;
+            self.passed_on = self.passed_on && self.take_over();
+            self.flush_datagrams();
+            self.receive_datagrams();
             self.stack_events();
             self.stack.flush(self.now, &mut &self.queue);
             self.due()?;
@@ -206,11 +268,22 @@ impl Worker {
         if !self.queue_readable {
             return Ok(());
         }
-        for _ in 0..BATCH {
+        // What is left is told again; but only an empty queue ends a drain.
+        self.queue_readable = self.drain.is_some();
+        let most = if self.packets.on || self.queue_readable { BATCH } else { 1 };
+        for count in 0..most {
             match nix::unistd::read(&self.queue.fd, &mut self.packet) {
-                Ok(length) => self.stack.receive(self.now, &self.packet[..length], &mut &self.queue),
+                Ok(length) => {
+                    let carried = self.stack.receive(self.now, &self.packet[..length], &mut &self.queue);
+                    if let Some(datagram) = carried {
+                        let packet = std::mem::take(&mut self.packet);
+                        self.datagram(&datagram, &packet[..length]);
+                        self.packet = packet;
+                    }
+                }
                 Err(nix::Error::EAGAIN) => {
                     self.queue_readable = false;
+                    self.packets.emptied(count);
                     break;
                 }
                 Err(nix::Error::EINTR) => {}
@@ -240,11 +313,15 @@ impl Worker {
                     self.refused(Protocol::Tcp, server.ip(), Some(server.port()), rule);
                 }
                 Event::Query { client, server, data } => self.datagram_question(client, server, &data),
-                Event::DatagramRefused { server, .. } => {
-                    self.refused(Protocol::Udp, server.ip(), Some(server.port()), Rule::UdpUnsupported);
+                Event::DatagramRefused { client, server } => {
+                    if self.is_news(client, server, Rule::UdpUnsupported.name()) {
+                        self.refused(Protocol::Udp, server.ip(), Some(server.port()), Rule::UdpUnsupported);
+                    }
                 }
-                Event::EchoRefused { server, .. } => {
-                    self.refused(Protocol::Icmp, server, None, Rule::PingUnsupported);
+                Event::EchoRefused { client, server } => {
+                    if self.is_news((client, 0).into(), (server, 0).into(), Rule::PingUnsupported.name()) {
+                        self.refused(Protocol::Icmp, server, None, Rule::PingUnsupported);
+                    }
                 }
             }
         }
@@ -260,16 +337,36 @@ impl Worker {
         if !readable {
             return Ok(());
         }
-        loop {
+        self.messages.heard(self.turn);
+        let most = if self.messages.on { usize::MAX } else { 1 };
+        for count in 0..most {
             match self.channel.receive() {
                 Ok((message, descriptors)) => match message {
+                    FromWarden::Dialled { id } if Ready::is_ahead(id) => {
+                        self.ready_dialled(id, descriptors.into_iter().next());
+                    }
+                    FromWarden::DialFailed { id, .. } if Ready::is_ahead(id) => self.ready_dialled(id, None),
                     FromWarden::Dialled { id } => {
                         if let Some(fd) = descriptors.into_iter().next() {
-                            self.dialled(FlowId::from_bits(id), fd);
+                            match MappingId::from_bits(id) {
+                                Some(mapping) => self.control_dialled(mapping, fd),
+                                None => self.dialled(FlowId::from_bits(id), fd),
+                            }
                         }
                     }
-                    FromWarden::DialFailed { id, error } => self.dial_failed(FlowId::from_bits(id), error),
-                    FromWarden::Table(table) => self.table = table,
+                    FromWarden::DialFailed { id, error } => match MappingId::from_bits(id) {
+                        Some(mapping) => self.association_failed(mapping, error),
+                        None => self.dial_failed(FlowId::from_bits(id), error),
+                    },
+                    FromWarden::Relay { id } => {
+                        if let (Some(mapping), Some(fd)) = (MappingId::from_bits(id), descriptors.into_iter().next()) {
+                            self.relay_made(mapping, fd);
+                        }
+                    }
+                    FromWarden::Table(table) => {
+                        self.table = table;
+                        self.judge_again();
+                    }
                     FromWarden::Host(view) => self.follow_host(view, descriptors),
                     FromWarden::Stop => self.begin_drain(),
                     FromWarden::Abandon => {
@@ -277,7 +374,10 @@ impl Worker {
                         return Ok(());
                     }
                 },
-                Err(ChannelError::WouldBlock) => return Ok(()),
+                Err(ChannelError::WouldBlock) => {
+                    self.messages.emptied(count);
+                    break;
+                }
                 Err(ChannelError::Closed) => return Err(WorkerError::WardenGone),
                 // A descriptor that found no room (RLIMIT_NOFILE) cuts its message short. A jail can bring that about, so it
                 // ends the one dial, by its deadline, and not the worker.
@@ -285,6 +385,7 @@ impl Worker {
                 Err(ChannelError::Io(source)) => return Err(WorkerError::System { step: "recvmsg", source }),
             }
         }
+        Ok(())
     }
 
     fn want_room(&self, wanted: bool) -> Result<(), WorkerError> {
@@ -326,9 +427,11 @@ impl Worker {
             self.stack.next_deadline(),
             self.dials.front().map(|(at, _)| *at),
             self.outbox_due,
+            self.ready.deadline(),
             self.forwarder.next_deadline(),
             self.give_back_at,
             self.drain_deadline(),
+            self.udp.next_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -342,7 +445,9 @@ impl Worker {
             self.stack_events();
         }
         self.dials_due();
+        self.ready_due();
         self.questions_due();
+        self.mappings_due();
         if self.give_back_at.is_some_and(|at| at <= self.now) {
             self.give_back();
         }
@@ -435,6 +540,7 @@ impl Worker {
         record.end = Some(End {
             bytes_out: flow.bytes_out,
             bytes_in: flow.bytes_in,
+            datagrams: None,
             duration_ms: (self.now - flow.since).total_millis(),
             close,
         });

@@ -1,10 +1,11 @@
-//! epoll(7), edge-triggered, with a name for each descriptor instead of a number.
+//! epoll(7), edge-triggered for flows, with a name for each descriptor instead of a number.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use super::udp::MappingId;
 use crate::stack::{Duration, FlowId};
 
 /// How many events one wait may bring.
@@ -19,8 +20,16 @@ pub(super) enum Token {
     Channel,
     /// A flow's upstream.
     Flow(FlowId),
+    /// That of the flow that will come next.
+    Ready(u32),
     /// A forwarded question's socket: a number of the forwarder's.
     Question(u32),
+    /// The socket of a mapping's datagrams.
+    Datagrams(MappingId),
+    /// The connection that holds a mapping's association at the proxy.
+    Association(MappingId),
+    /// Where other workers pass datagrams on.
+    Sibling,
 }
 
 const KIND: u32 = 56;
@@ -31,11 +40,12 @@ impl Token {
         match self {
             Self::Queue => 0,
             Self::Channel => 1 << KIND,
-            Self::Flow(id) => {
-                let bits = id.to_bits();
-                2 << KIND | (bits >> 32) << 24 | (bits & 0xff_ffff)
-            }
+            Self::Flow(id) => 2 << KIND | pack(id.to_bits()),
             Self::Question(key) => 3 << KIND | u64::from(key),
+            Self::Datagrams(id) => 4 << KIND | pack(id.to_bits()),
+            Self::Association(id) => 5 << KIND | pack(id.to_bits()),
+            Self::Sibling => 6 << KIND,
+            Self::Ready(key) => 7 << KIND | u64::from(key),
         }
     }
 
@@ -43,10 +53,22 @@ impl Token {
         match bits >> KIND {
             0 => Self::Queue,
             1 => Self::Channel,
-            2 => Self::Flow(FlowId::from_bits((bits >> 24 & 0xffff_ffff) << 32 | (bits & 0xff_ffff))),
+            2 => Self::Flow(FlowId::from_bits(unpack(bits))),
+            4 => Self::Datagrams(MappingId::of_bits(unpack(bits))),
+            5 => Self::Association(MappingId::of_bits(unpack(bits))),
+            6 => Self::Sibling,
+            7 => Self::Ready(bits as u32),
             _ => Self::Question(bits as u32),
         }
     }
+}
+
+fn pack(bits: u64) -> u64 {
+    (bits >> 32) << 24 | (bits & 0xff_ffff)
+}
+
+fn unpack(bits: u64) -> u64 {
+    (bits >> 24 & 0xffff_ffff) << 32 | (bits & 0xff_ffff)
 }
 
 /// What a descriptor is ready for.
@@ -71,20 +93,24 @@ impl Poll {
 
     /// Watches a descriptor for everything; closing it ends that.
     pub fn add(&self, fd: BorrowedFd<'_>, token: Token) -> nix::Result<()> {
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        self.epoll.add(fd, EpollEvent::new(flags, token.to_bits()))
+        self.epoll.add(fd, EpollEvent::new(everything(), token.to_bits()))
     }
 
-    /// Watches a descriptor for what comes, and not for room ([`Poll::want_room`] does). A unix socket tells of room each time that its peer
+    /// Gives a descriptor of [`Poll::add`] another name. What it is ready for is told again, under that one.
+    pub fn rename(&self, fd: BorrowedFd<'_>, token: Token) -> nix::Result<()> {
+        self.epoll.modify(fd, &mut EpollEvent::new(everything(), token.to_bits()))
+    }
+
+    /// Watches a descriptor for what comes, level-triggered, and not for room ([`Poll::want_room`] does). A unix socket tells of room each time that its peer
     /// takes a message, which nobody wants to hear who is not waiting for it.
     pub fn add_readable(&self, fd: BorrowedFd<'_>, token: Token) -> nix::Result<()> {
-        self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, token.to_bits()))
+        self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token.to_bits()))
     }
 
     /// Whether room is of interest too, for a descriptor of [`Poll::add_readable`]. Room that is there already is told.
     pub fn want_room(&self, fd: BorrowedFd<'_>, token: Token, wanted: bool) -> nix::Result<()> {
         let room = if wanted { EpollFlags::EPOLLOUT } else { EpollFlags::empty() };
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET | room;
+        let flags = EpollFlags::EPOLLIN | room;
         self.epoll.modify(fd, &mut EpollEvent::new(flags, token.to_bits()))
     }
 
@@ -116,6 +142,10 @@ impl Poll {
     }
 }
 
+fn everything() -> EpollFlags {
+    EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +160,10 @@ mod tests {
             Token::Flow(id(u64::from(u32::MAX), 0xff_ffff)),
             Token::Flow(id(0x8000_0001, 65_535)),
             Token::Question(u32::MAX),
+            Token::Datagrams(MappingId::of_bits(u64::from(u32::MAX) << 32 | 0xff_ffff)),
+            Token::Association(MappingId::of_bits(1 << 32 | 3)),
+            Token::Sibling,
+            Token::Ready(u32::MAX),
         ] {
             assert_eq!(Token::from_bits(token.to_bits()), token);
         }

@@ -5,6 +5,7 @@
 //! closing a descriptor. Where the host has several addresses the next one is tried for the next dial after a failure.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc;
@@ -15,8 +16,13 @@ use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt};
 
+use crate::overlay::DialError;
+
 /// How long a name's addresses are believed before they are looked up again beside the next dial.
 const FRESH: Duration = Duration::from_secs(30);
+
+/// No relay is at a port below, unless it is the proxy's own: those are for services that are asked for by their number.
+const FIRST_RELAY_PORT: u16 = 1024;
 
 /// What came of a dial.
 #[derive(Debug)]
@@ -37,6 +43,8 @@ pub struct Dialler {
     addresses: VecDeque<SocketAddr>,
     looked_up: Option<Instant>,
     asking: bool,
+    /// What the host has new connections send by paces them.
+    paced: bool,
     answers: (mpsc::Sender<Vec<SocketAddr>>, mpsc::Receiver<Vec<SocketAddr>>),
     answered: EventFd,
 }
@@ -51,6 +59,7 @@ impl Dialler {
             addresses: VecDeque::new(),
             looked_up: None,
             asking: false,
+            paced: is_paced(),
             answers: mpsc::channel(),
             answered,
         };
@@ -114,7 +123,7 @@ impl Dialler {
         let mut last = Errno::ENXIO;
         for _ in 0..self.addresses.len() {
             let Some(&address) = self.addresses.front() else { break };
-            match start(address) {
+            match start(address, self.paced && address.ip().is_loopback()) {
                 Ok(socket) => return Dialled::Socket(socket),
                 Err(errno) => {
                     last = errno;
@@ -124,12 +133,49 @@ impl Dialler {
         }
         if self.addresses.is_empty() && self.asking { Dialled::Wait } else { Dialled::Failed(last) }
     }
+
+    /// A datagram socket to the proxy's relay. It goes to the proxy's own address only, whatever the relay's is said to be:
+    /// neither a hostile proxy nor a worker that was broken into can have datagrams sent to somebody else; nor, on the proxy's
+    /// machine, to a service at a well-known port.
+    ///
+    /// # Errors
+    /// [`DialError::RelayElsewhere`], or the kernel's.
+    pub fn relay(&self, relay: SocketAddr) -> Result<OwnedFd, DialError> {
+        let said = relay.ip().to_canonical();
+        let known = |address: &&SocketAddr| said.is_unspecified() || address.ip().to_canonical() == said;
+        let proxy = self.addresses.iter().find(known).ok_or(DialError::RelayElsewhere)?;
+        let port = relay.port();
+        if port == 0 || (port < FIRST_RELAY_PORT && port != self.port) {
+            return Err(DialError::RelayElsewhere);
+        }
+        let mut address = *proxy;
+        address.set_port(port);
+        datagrams(address).map_err(|errno| DialError::Proxy(errno as i32))
+    }
 }
 
-fn start(address: SocketAddr) -> Result<OwnedFd, Errno> {
+fn datagrams(address: SocketAddr) -> Result<OwnedFd, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    connect(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(fd)
+}
+
+/// Whether this host's default congestion control is one that paces what it sends (bbr), unlike the kernel's own.
+fn is_paced() -> bool {
+    let default = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
+    !matches!(default.trim(), "" | "cubic" | "reno")
+}
+
+/// `unpaced`: to this machine itself, where there is nothing to pace for: it costs an upload half of its speed.
+fn start(address: SocketAddr, unpaced: bool) -> Result<OwnedFd, Errno> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
     setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+    if unpaced {
+        // Every kernel has it and allows it to everybody; one that refuses paces.
+        let _ = setsockopt(&fd, sockopt::TcpCongestion, &OsString::from("reno"));
+    }
     match connect(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(fd),
         Err(errno) => Err(errno),
@@ -144,5 +190,36 @@ impl Duplicate for EventFd {
     fn as_fd_owned(&self) -> std::io::Result<OwnedFd> {
         use std::os::fd::AsFd;
         self.as_fd().try_clone_to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_is_the_proxy_itself_at_no_service_s_port() {
+        let dialler = Dialler::new("127.0.0.1", 1080).unwrap();
+        let to = |text: &str| {
+            let fd = dialler.relay(text.parse().unwrap())?;
+            let name = nix::sys::socket::getpeername::<nix::sys::socket::SockaddrIn>(fd.as_raw_fd()).unwrap();
+            Ok(name.to_string())
+        };
+        for good in ["127.0.0.1:40000", "0.0.0.0:40000", "[::]:40000", "[::ffff:127.0.0.1]:40000"] {
+            assert_eq!(to(good), Ok("127.0.0.1:40000".to_owned()), "{good}");
+        }
+        assert_eq!(to("127.0.0.1:1080"), Ok("127.0.0.1:1080".to_owned()));
+        let elsewhere = [
+            "127.0.0.2:40000",
+            "169.254.169.254:40000",
+            "[::1]:40000",
+            "203.0.113.7:40000",
+            "127.0.0.1:53",
+            "0.0.0.0:53",
+            "127.0.0.1:0",
+        ];
+        for bad in elsewhere {
+            assert_eq!(to(bad), Err(DialError::RelayElsewhere), "{bad}");
+        }
     }
 }

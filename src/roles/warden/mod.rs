@@ -12,9 +12,11 @@ mod clients;
 mod dialler;
 mod finish;
 mod host;
+mod mediated;
 mod prepare;
 mod sockets;
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -100,6 +102,8 @@ struct Warden {
     workers: Vec<Option<Worker>>,
     /// Dials of (worker, number) that wait for the proxy's name.
     waiting: Vec<(usize, u64)>,
+    /// Ushers that were not reaped yet.
+    ushers: u32,
     dialler: Option<Dialler>,
     changes: Option<Changes>,
     clients: Clients,
@@ -116,6 +120,10 @@ struct Warden {
     draining: bool,
     /// Nobody wants to wait for them.
     hurry: bool,
+    /// It was said that the proxy carries no datagrams.
+    said_no_datagrams: bool,
+    /// The mediator may still have something to tell when the jail has ended.
+    letters: bool,
 }
 
 /// Forks, reads, opens; everything before the loop.
@@ -187,6 +195,7 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         mediator: Role { pid: mediator_pid, channel: to_mediator },
         workers: Vec::new(),
         waiting: Vec::new(),
+        ushers: 0,
         dialler,
         changes,
         clients,
@@ -199,6 +208,8 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         tree_is_dead: false,
         draining: false,
         hurry: false,
+        said_no_datagrams: false,
+        letters: false,
     })
 }
 
@@ -220,7 +231,9 @@ impl Warden {
     /// Waits for one round of events and handles it.
     fn turn(&mut self) {
         // Ushers that are done; the relay's and the mediator's ends are heard on their channels.
-        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
+        while self.ushers > 0 && waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {
+            self.ushers -= 1;
+        }
         let (mut polled, sources) = self.sources();
         match poll(&mut polled, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -278,7 +291,10 @@ impl Warden {
     fn hear_front(&mut self) {
         match self.front.receive() {
             Ok((FrontToWarden::Answer(_), _)) => {}
-            Ok((FrontToWarden::Finish, _)) => (self.over, self.tree_is_dead) = (true, true),
+            Ok((FrontToWarden::Finish { failed }, _)) => {
+                (self.over, self.tree_is_dead) = (true, true);
+                self.letters |= failed;
+            }
             Ok((FrontToWarden::Hurry, _)) | Err(_) => (self.over, self.hurry) = (true, true),
         }
     }
@@ -294,6 +310,13 @@ impl Warden {
             Ok((InitToWarden::Command, descriptors)) => {
                 if let Ok([fd]) = take(descriptors) {
                     let _ = self.mediator.channel.send_with(&ToMediator::Command, &[fd.as_fd()]);
+                }
+            }
+            Ok((InitToWarden::Letterbox, descriptors)) => {
+                if let Ok([log, notify]) = take(descriptors) {
+                    let both = [log.as_fd(), notify.as_fd()];
+                    self.letters = true;
+                    let _ = self.mediator.channel.send_with(&ToMediator::Letterbox, &both);
                 }
             }
             Ok((InitToWarden::Running, _)) => {}
@@ -356,58 +379,12 @@ impl Warden {
         self.over = true;
     }
 
-    fn hear_mediator(&mut self) {
-        let text = match self.mediator.channel.receive() {
-            Ok((FromMediator::Refused { path, .. }, _)) => {
-                let path = String::from_utf8_lossy(&path).into_owned();
-                self.say_verbosely(&format!(
-                    "the socket {} is not the jail's own, so connecting to it was refused",
-                    escape(&path)
-                ));
-                return;
-            }
-            Ok((FromMediator::ForeignArchitecture { .. }, _)) => {
-                "a 32-bit program in the jail got ENOSYS for its system calls: only 64-bit programs run in a jail"
-            }
-            Ok((FromMediator::Unreadable { .. }, _)) => {
-                "a program whose file nobody in the jail may read could not connect: its memory can not be read either"
-            }
-            Ok((FromMediator::CannotAllow { path, errno }, _)) => {
-                let (path, why) =
-                    (String::from_utf8_lossy(&path).into_owned(), std::io::Error::from_raw_os_error(errno));
-                return self.fail(Refusal(format!(
-                    "the socket {} can not be allowed: {why}; name a socket, or the folder in which its server will make it",
-                    escape(&path)
-                )));
-            }
-            Ok((FromMediator::TooManyBound, _)) => {
-                "the jail has bound too many unix sockets; the latest can not be connected to"
-            }
-            Ok((FromMediator::Replaced, _)) => {
-                "the jail had blocked its mediator, which was replaced; connects under way have failed"
-            }
-            Err(ChannelError::WouldBlock) => return,
-            // A jail whose connects nobody executes is a broken one.
-            Err(_) => {
-                let why = "the jail's mediator died; its connects could not be looked after any more, and it was ended";
-                return self.fail(Refusal(why.into()));
-            }
-        };
-        let _ = self.front.send(&WardenToFront::Say(text.into()));
-    }
-
-    fn say_verbosely(&self, text: &str) {
-        if self.chosen.verbose {
-            let _ = self.front.send(&WardenToFront::Say(text.into()));
-        }
-    }
-
     /// A process for what came with one client's wish, between the client and init.
     fn usher_in(&mut self, client: OwnedFd) -> std::io::Result<()> {
         let (to_init, init_end) = channel::pair::<UsherToInit, ()>()?;
         // SAFETY: the only other thread looks up a name; it holds no lock but glibc's own, which fork(3) resets.
         match unsafe { fork::role(c"nj-usher", Bond::DiesWithParent) }? {
-            fork::Side::Parent(_) => {}
+            fork::Side::Parent(_) => self.ushers += 1,
             fork::Side::Child => {
                 fork::close_all_but(&[client.as_raw_fd(), to_init.as_raw_fd()]);
                 usher::run(client, to_init)
@@ -423,6 +400,8 @@ impl Warden {
         let Some(Some(worker)) = self.workers.get(index) else { return };
         match worker.receive() {
             Ok((ToWarden::Dial { id }, _)) => self.dial(index, id),
+            Ok((ToWarden::Relay { id, relay }, _)) => self.relay_for(index, id, relay),
+            Ok((ToWarden::NoDatagrams { error }, _)) => self.no_datagrams(error),
             Ok((ToWarden::Up, _)) => self.worker_up(),
             Ok((ToWarden::Draining, _)) => self.draining = true,
             Ok((ToWarden::Stopped, _)) => self.workers[index] = None,
@@ -446,6 +425,25 @@ impl Warden {
         };
         // A worker that does not take its answers lets its dials time out.
         let _ = sent;
+    }
+
+    /// A worker wants to send datagrams to the proxy.
+    fn relay_for(&self, index: usize, id: u64, relay: SocketAddr) {
+        let (Some(dialler), Some(Some(worker))) = (&self.dialler, self.workers.get(index)) else { return };
+        let _ = match dialler.relay(relay) {
+            Ok(socket) => worker.send_with(&FromWarden::Relay { id }, &[socket.as_fd()]),
+            Err(error) => worker.send(&FromWarden::DialFailed { id, error }),
+        };
+    }
+
+    /// The proxy carries no datagrams: said once.
+    fn no_datagrams(&mut self, error: DialError) {
+        if !std::mem::replace(&mut self.said_no_datagrams, true) {
+            let network = &self.chosen.network.id;
+            self.say_verbosely(&format!(
+                "{network} carries no datagrams, so UDP is refused in this jail, and QUIC falls back to TCP: {error}"
+            ));
+        }
     }
 
     fn dial_waiting(&mut self) {
