@@ -360,104 +360,6 @@ fn random_packets_on_the_link() {
     target.assert_unharmed("packets");
 }
 
-const QUESTIONS: &str = r#"
-import os, random, socket, struct, sys
-count, seed = int(sys.argv[1]), int.from_bytes(os.urandom(8), "big")
-print("seed", seed)
-r = random.Random(seed)
-server = next(l.split()[1] for l in open("/etc/resolv.conf") if l.startswith("nameserver"))
-def good(id):
-    return struct.pack(">HHHHHH", id, 0x100, 1, 0, 0, 0) + b"\x05hello\x04test\x00\x00\x01\x00\x01"
-def bad():
-    if r.random() < 0.2:
-        return r.randbytes(r.randrange(600))
-    name = b"".join(bytes([n]) + r.randbytes(n) for n in (r.randrange(64) for _ in range(r.randrange(6)))) + b"\0"
-    m = bytearray(struct.pack(">HHHHHH", r.randrange(65536), r.choice((0x100, 0, r.randrange(65536))), r.choice((1, 1, 1, r.randrange(9))), 0, 0, r.choice((0, 1))) + name
-        + struct.pack(">HH", r.choice((1, 28, 65, 255, 12, r.randrange(65536))), r.choice((1, 1, 255))) + r.choice((b"", b"\0\0\x29\x10\0\0\0\0\0\0\0", r.randbytes(20))))
-    for _ in range(r.randrange(5)):
-        m[r.randrange(len(m))] = r.choice((0xc0, r.randrange(256)))
-    return bytes(m[:r.randrange(len(m) + 1)] if r.random() < 0.1 else m)
-u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-u.connect((server, 53))
-u.settimeout(60)
-def answered(id):
-    # Everything before this question has been read by now. A datagram may be lost in a full queue: then it is asked again.
-    u.settimeout(2)
-    for _ in range(30):
-        u.send(good(id))
-        try:
-            while True:
-                if u.recv(65535)[:2] == struct.pack(">H", id):
-                    return
-        except socket.timeout:
-            continue
-    sys.exit("no answer")
-def stream(messages):
-    s = socket.create_connection((server, 53), 60)
-    try:
-        for m in messages:
-            length = len(m) if r.random() < 0.9 else r.randrange(65536)
-            s.sendall(struct.pack(">H", length) + m)
-        if r.random() < 0.5:
-            s.shutdown(socket.SHUT_WR)
-            while s.recv(65536):
-                pass
-    except OSError:
-        pass
-    s.close()
-for n in range(0, count, 64):
-    for _ in range(56):
-        try:
-            u.send(bad())
-        except OSError:
-            pass
-    stream([bad() for _ in range(8)])
-    answered(n % 65536)
-    if n <= count // 10 < n + 64:
-        print("WARM", flush=True)
-        sys.stdin.readline()
-print("DONE", flush=True)
-sys.stdin.readline()
-"#;
-
-const CALLS: &str = r#"
-import ctypes, os, random, socket, struct, sys
-count, seed = int(sys.argv[1]), int.from_bytes(os.urandom(8), "big")
-print("seed", seed)
-r = random.Random(seed)
-libc = ctypes.CDLL(None)
-listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK); listener.bind("s"); listener.listen(1)
-def sockets():
-    return [socket.socket(f, k | socket.SOCK_NONBLOCK) for f, k in
-            ((2, 1), (10, 1), (2, 2), (10, 2), (1, 1), (1, 5), (16, 3))]
-fds = sockets()
-room = ctypes.create_string_buffer(4096)
-heads = (b"", b"/proc/self/", b"/proc/self/fd/", b"/proc/self/fd/3/", b"/proc/thread-self/cwd/", b"/", b"../", b"\0", b"s\0", b"./s")
-for n in range(count):
-    if n % 256 == 0:
-        for s in fds:
-            s.close()
-        fds = sockets()
-    family = r.choice((1, 1, 1, 2, 10, 16, 0, r.randrange(65536)))
-    body = r.choice(heads) + r.randbytes(r.randrange(120))
-    if family in (2, 10) and r.random() < 0.8:
-        body = struct.pack(">H", r.choice((0, 1, 9, 65535))) + r.choice((b"\x7f\0\0\1", b"\0" * 4, b"\xe0\0\0\1", r.randbytes(4))) + r.randbytes(24)
-    room.raw = (struct.pack("H", family) + body).ljust(4096, b"\0")
-    fd = r.choice(fds).fileno() if r.random() < 0.9 else r.randrange(-2, 1100)
-    at = ctypes.addressof(room) if r.random() < 0.95 else r.choice((0, 1, 2**47, 2**64 - 8, r.getrandbits(64)))
-    length = r.choice((len(body) + 2, 2, 16, 28, 110, 128, r.randrange(200), 0, 2**31 - 1, 2**32 - 1))
-    libc.connect(fd, ctypes.c_void_p(at), ctypes.c_uint(length))
-    # One that is asked of the proxy must not pile up.
-    if n == count // 10:
-        print("WARM", flush=True)
-        sys.stdin.readline()
-c = socket.socket(socket.AF_UNIX)
-listener.listen(4096)
-c.connect("s")
-print("DONE", flush=True)
-sys.stdin.readline()
-"#;
-
 fn await_word(running: &mut Running, word: &str) {
     lab::wait_for(word, LIMIT, || {
         assert!(!running.ended(), "{word} was awaited: {} {}", running.out(), running.err());
@@ -481,36 +383,18 @@ fn from_inside(what: &str, script: &str) {
 
 #[test]
 fn random_questions_to_the_resolver() {
-    from_inside("questions", QUESTIONS);
+    from_inside("questions", include_str!("tools/fuzz_questions.py"));
 }
 
 #[test]
 fn random_connect_calls() {
-    from_inside("calls", CALLS);
+    from_inside("calls", include_str!("tools/fuzz_calls.py"));
 }
 
 /// Each connection is a dial, and each dial hears something else.
 #[test]
 fn random_replies_of_the_proxy() {
-    let script = r#"
-import errno, socket, sys
-count, seen = int(sys.argv[1]), {}
-for n in range(count):
-    s = socket.socket()
-    try:
-        s.connect(("203.0.113.%d" % (1 + n % 200), 80))
-        s.recv(100)
-    except OSError as e:
-        seen[errno.errorcode.get(e.errno)] = seen.get(errno.errorcode.get(e.errno), 0) + 1
-    s.close()
-    if n == count // 10:
-        print("WARM", flush=True)
-        sys.stdin.readline()
-print(seen)
-print("DONE", flush=True)
-sys.stdin.readline()
-"#;
-    from_inside("replies", script);
+    from_inside("replies", include_str!("tools/fuzz_replies.py"));
 }
 
 /// As any program of the same user outside could: the socket that `ps`, `exec` and `stop` speak to.

@@ -254,3 +254,45 @@ fn cargo_builds_with_a_vendored_crate() {
     let done = jail.start("nil", &["sh", "-c", &line]).finish_within(std::time::Duration::from_secs(240)).good();
     assert_says(&done, &["vendored by-a-build-script\n"]);
 }
+
+const STORM: &str = r#"
+import os, signal, socket, sys
+heard = 0
+def hear(*_):
+    global heard
+    heard += 1
+signal.signal(signal.SIGALRM, hear)
+servers = [socket.socket(socket.AF_UNIX), socket.socket()]
+servers[0].bind("storm.sock"); servers[1].bind(("127.0.0.1", 0))
+for server in servers:
+    server.listen(4096)
+if os.fork() == 0:
+    import select
+    while True:
+        for server in select.select(servers, [], [])[0]:
+            server.accept()[0].close()
+done = 0
+for restart in (True, False):
+    signal.siginterrupt(signal.SIGALRM, not restart)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    for n in range(1500):
+        for server in servers:
+            with socket.socket(server.family) as s:
+                # EISCONN, EALREADY or ENOSYS would be a reply that was lost.
+                s.connect(server.getsockname())
+                done += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+print("connected", done, "heard", heard > 50, flush=True)
+os._exit(0)
+"#;
+
+/// A signal can come while the mediator executes the call: the result must be the one that comes without a mediator.
+#[test]
+fn a_storm_of_signals_loses_no_connect() {
+    let python = lab::program("python3");
+    require!(python.is_some(), "no python3 outside of root's home");
+    let jail = Jail::new();
+    std::fs::write(jail.work().join("storm.py"), STORM).unwrap();
+    let done = inside(&jail, &format!("{} storm.py", python.unwrap().display()));
+    assert_says(&done, &["connected 6000 heard True\n"]);
+}

@@ -4,22 +4,19 @@
 //! panic, and a truncated control message (`MSG_CTRUNC`) is a refusal, not a message without its descriptors.
 
 use std::cell::RefCell;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, sendmsg,
-    socketpair,
-};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, send, sendmsg, socketpair};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::packet;
+
 /// The largest message, in bytes. Batches of records are cut to fit.
 pub const MAX_MESSAGE: usize = 64 * 1024;
-
-/// The most descriptors beside one message (SCM_MAX_FD is 253; nothing of ours needs more than this).
-pub const MAX_DESCRIPTORS: usize = 34;
 
 /// Room for a message, and more than what malloc takes from its own heap: such memory comes from the kernel as zeroes, page
 /// by page as it is written, so a role that receives a few small messages pays for one page and clears nothing.
@@ -156,34 +153,20 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
         if buffer.is_empty() {
             *buffer = vec![0; RECEIVE_ROOM];
         }
-        let mut control = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let (length, descriptors, lost) = loop {
-            let mut parts = [IoSliceMut::new(&mut buffer[..MAX_MESSAGE + 1])];
-            match recvmsg::<()>(self.fd.as_raw_fd(), &mut parts, Some(&mut control), flags) {
-                Ok(got) => {
-                    let mut descriptors = Vec::new();
-                    for part in got.cmsgs()? {
-                        if let ControlMessageOwned::ScmRights(fds) = part {
-                            for fd in fds {
-                                // SAFETY: the kernel has just installed this descriptor for this call; nobody else knows its number.
-                                descriptors.push(unsafe { OwnedFd::from_raw_fd(fd) });
-                            }
-                        }
-                    }
-                    break (got.bytes, descriptors, got.flags.intersects(MsgFlags::MSG_CTRUNC | MsgFlags::MSG_TRUNC));
-                }
-                Err(nix::Error::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
+        let packet = loop {
+            match packet::receive(self.fd.as_fd(), &mut buffer[..MAX_MESSAGE + 1], MsgFlags::MSG_CMSG_CLOEXEC) {
+                Err(Errno::EINTR) => {}
+                got => break got?,
             }
         };
-        if lost {
+        if !packet.whole {
             return Err(ChannelError::Malformed("it was cut short".into()));
         }
-        if length == 0 {
+        if packet.length == 0 {
             return Err(ChannelError::Closed);
         }
-        let message = postcard::from_bytes(&buffer[..length]).map_err(|e| ChannelError::Malformed(e.to_string()))?;
-        Ok((message, descriptors))
+        let message =
+            postcard::from_bytes(&buffer[..packet.length]).map_err(|e| ChannelError::Malformed(e.to_string()))?;
+        Ok((message, packet.descriptors))
     }
 }

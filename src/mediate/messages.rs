@@ -1,14 +1,13 @@
 //! What the mediator and the warden say to each other, and how a command's filter gets here.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
-};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg};
 use serde::{Deserialize, Serialize};
 
+use crate::control::packet;
 use crate::jail::seccomp::Installed;
 
 /// From the warden.
@@ -120,20 +119,10 @@ pub fn hand_over(channel: BorrowedFd<'_>, installed: Installed) -> Result<(), Er
 /// The mediator's half: the listener and the witness. EPROTO for anything else.
 pub(super) fn receive_listener(channel: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd, bool), Errno> {
     let mut byte = [0u8];
-    let mut parts = [IoSliceMut::new(&mut byte)];
-    let mut control = nix::cmsg_space!([i32; 4]);
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-    let got = recvmsg::<()>(channel.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
-    let mut descriptors = Vec::new();
-    for part in got.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(fds) = part {
-            // SAFETY: the kernel has just installed these descriptors for this call; nobody else knows their numbers.
-            descriptors.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-        }
-    }
-    let whole = !got.flags.contains(MsgFlags::MSG_CTRUNC);
-    match <[OwnedFd; 2]>::try_from(descriptors) {
-        Ok([listener, witness]) if whole => Ok((listener, witness, byte == [KILLABLE])),
+    let got = packet::receive(channel, &mut byte, flags)?;
+    match <[OwnedFd; 2]>::try_from(got.descriptors) {
+        Ok([listener, witness]) if got.whole => Ok((listener, witness, byte == [KILLABLE])),
         _ => Err(Errno::EPROTO),
     }
 }
