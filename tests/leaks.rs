@@ -1,15 +1,18 @@
 //! Nothing gets out of a jail, and the attacks that show it do get out elsewhere.
 //!
-//! Runs the leak matrix of `netjail selftest` as root and as the ordinary user `jail` (which scripts/test makes), and once
-//! under a launcher that protects little, so that an attack that has gone blind is seen.
+//! Runs the leak matrix of `netjail selftest` as root and as an ordinary user, and once under a launcher that
+//! protects little, so that an attack that has gone blind is seen.
 
 #![allow(clippy::unwrap_used)] // helpers of tests, which clippy does not take for tests
+
+mod lab;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use nix::unistd::User;
 use serde_json::Value;
 
 /// How many attacks must get out of a plain `unshare -Urn`, as a user: fewer means that attacks no longer attack.
@@ -18,22 +21,21 @@ const LEAKS_OF_UNSHARE: usize = 30;
 /// The program where every user can execute it.
 fn program(folder: &Path) -> String {
     let copy = folder.join("netjail");
-    // By a program of its own: a thread of this one that forks meanwhile would hold the copy open for writing (ETXTBSY).
-    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_netjail")).arg(&copy).status().unwrap().success());
+    lab::copy(lab::jail::binary(), &copy);
     for path in [folder, &copy] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
     copy.to_str().unwrap().to_owned()
 }
 
-fn matrix(user: Option<&str>, arguments: &[&str]) -> Vec<Value> {
+fn matrix(user: Option<&User>, arguments: &[&str]) -> Vec<Value> {
     let folder = tempfile::tempdir_in("/var/tmp").unwrap();
     let program = program(folder.path());
     let mut command = match user {
         Some(user) => {
             let mut command = Command::new("runuser");
-            command.args(["-u", user, "--", "env", &format!("HOME=/home/{user}"), &program]);
-            command.current_dir(format!("/home/{user}"));
+            let home = user.dir.to_str().unwrap();
+            command.args(["-u", &user.name, "--", "env", &format!("HOME={home}"), &program]).current_dir(home);
             command
         }
         None => Command::new(&program),
@@ -52,32 +54,34 @@ fn with(cases: &[Value], verdict: &str) -> Vec<String> {
         .collect()
 }
 
-fn nothing_leaks(user: Option<&str>) {
+fn nothing_leaks(user: Option<&User>) {
     let cases = matrix(user, &[]);
     assert_eq!(with(&cases, "leaked"), Vec::<String>::new());
     assert_eq!(with(&cases, "undecided"), Vec::<String>::new());
     assert!(with(&cases, "blocked").len() >= 40, "too few attacks work outside: {:?}", with(&cases, "not-applicable"));
 }
 
-fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
+/// The user to become, as root.
+fn somebody() -> Option<User> {
+    lab::is_root().then(lab::ordinary_user).flatten()
 }
 
 #[test]
 fn nothing_gets_out_of_roots_jail() {
-    if is_root() {
-        nothing_leaks(None);
-    }
+    root_only!();
+    nothing_leaks(None);
 }
 
 #[test]
 fn nothing_gets_out_of_an_ordinary_users_jail() {
-    nothing_leaks(is_root().then_some("jail"));
+    require!(!lab::is_root() || somebody().is_some(), "no ordinary user to become");
+    nothing_leaks(somebody().as_ref());
 }
 
 #[test]
 fn the_same_attacks_get_out_of_a_plain_namespace() {
-    let cases = matrix(is_root().then_some("jail"), &["--launcher", "unshare -Urn --"]);
+    require!(!lab::is_root() || somebody().is_some(), "no ordinary user to become");
+    let cases = matrix(somebody().as_ref(), &["--launcher", "unshare -Urn --"]);
     let leaked = with(&cases, "leaked");
     assert!(leaked.len() >= LEAKS_OF_UNSHARE, "only {} leaked: {leaked:#?}", leaked.len());
 }

@@ -87,18 +87,66 @@ fn git_over_http() {
 }
 
 #[test]
-fn ssh() {
+fn git_over_https() {
     require!(World::lack().is_none(), "{}", World::lack().unwrap());
-    require!(lab::program("sshd").is_some() && lab::program("ssh").is_some(), "no openssh");
+    require!(lab::program("git").is_some() && lab::program("openssl").is_some(), "no git or no openssl");
+    let world = World::new();
+    let web = lab::real::nginx_tls(At::Internet(&world.host, &format!("{WEB}:443")));
+    lab::real::git_repository(&web.folder.path().join("www"));
+    let jail = world.jail();
+    std::fs::copy(web.folder.path().join("cert"), jail.work().join("cert")).unwrap();
+    let line = format!(
+        "git clone -q https://{WEB}/repository.git bad 2>&1; git -c http.sslCAInfo=$PWD/cert clone -q https://{WEB}/repository.git copy && \
+         cat copy/file"
+    );
+    let done = world.run(&jail, &line);
+    assert!(done.out.contains("certificate") && done.out.ends_with("cloned\n"), "{done:?}");
+}
+
+/// A server in the internet, and a jail with its key in the working folder.
+fn with_ssh() -> (World, Real, Jail) {
     let world = World::new();
     let sshd = lab::real::sshd(At::Internet(&world.host, &format!("{WEB}:22")));
     let jail = world.jail();
     std::fs::copy(sshd.folder.path().join("key"), jail.work().join("key")).unwrap();
+    (world, sshd, jail)
+}
+
+/// Neither the user's configuration nor his known hosts.
+const SSH: &str = "ssh -F /dev/null -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
+                   -o IdentitiesOnly=yes -i key";
+
+#[test]
+fn ssh() {
+    require!(World::lack().is_none(), "{}", World::lack().unwrap());
+    require!(lab::program("sshd").is_some() && lab::program("ssh").is_some(), "no openssh");
+    let (world, _sshd, jail) = with_ssh();
+    assert_eq!(world.run(&jail, &format!("{SSH} {WEB} 'cat; echo over-ssh'")).out, "over-ssh\n");
+}
+
+#[test]
+fn ssh_shares_a_connection_through_its_control_socket() {
+    require!(World::lack().is_none(), "{}", World::lack().unwrap());
+    require!(lab::program("sshd").is_some() && lab::program("ssh").is_some(), "no openssh");
+    let (world, sshd, jail) = with_ssh();
     let line = format!(
-        "ssh -F /dev/null -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
-         -o IdentitiesOnly=yes -i key {WEB} 'cat; echo over-ssh'"
+        "ssh='{SSH} -o ControlMaster=auto -o ControlPath=control -o ControlPersist=60'; \
+         $ssh {WEB} 'echo first' && $ssh {WEB} 'echo second' && $ssh -O check {WEB} 2>&1 && $ssh -O exit {WEB}"
     );
-    assert_eq!(world.run(&jail, &line).out, "over-ssh\n");
+    let done = world.run(&jail, &line);
+    assert!(done.out.starts_with("first\nsecond\nMaster running"), "{done:?}");
+    assert_eq!(sshd.running.err().matches("Accepted publickey").count(), 1, "{}", sshd.running.err());
+}
+
+#[test]
+fn git_over_ssh() {
+    require!(World::lack().is_none(), "{}", World::lack().unwrap());
+    require!(lab::program("sshd").is_some() && lab::program("git").is_some(), "no sshd or no git");
+    let (world, sshd, jail) = with_ssh();
+    lab::real::git_repository(sshd.folder.path());
+    let repository = sshd.folder.path().join("repository.git");
+    let line = format!("GIT_SSH_COMMAND='{SSH}' git clone -q {WEB}:{} copy && cat copy/file", repository.display());
+    assert_eq!(world.run(&jail, &line).out, "cloned\n");
 }
 
 #[test]
@@ -122,6 +170,83 @@ fn node() {
     let world = World::new();
     let line = format!("node -e 'require(\"http\").get(\"{}\", r => r.pipe(process.stdout))'", page());
     assert_eq!(world.run(&world.jail(), &line).out, "hello from nginx\n");
+}
+
+/// A wheel is a zip with a few texts, an index is a folder with links.
+const WHEEL: &str = r#"
+import sys, zipfile
+info = "hello-1.0.dist-info/"
+with zipfile.ZipFile(sys.argv[1] + "/hello-1.0-py3-none-any.whl", "w") as wheel:
+    wheel.writestr("hello.py", "word = 'from a wheel'\n")
+    wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\nName: hello\nVersion: 1.0\n")
+    wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\nGenerator: lab\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    wheel.writestr(info + "RECORD", "".join(n + ",,\n" for n in ("hello.py", info + "METADATA", info + "WHEEL", info + "RECORD")))
+"#;
+
+#[test]
+fn a_python_environment_and_pip() {
+    require!(World::lack().is_none(), "{}", World::lack().unwrap());
+    let python = lab::program("python3");
+    require!(python.is_some(), "no python3 outside of root's home");
+    let python = python.unwrap();
+    let mut try_it = std::process::Command::new(&python);
+    try_it.args(["-c", "import venv, ensurepip"]);
+    require!(lab::child::run(try_it).code() == 0, "python3 has no venv (Debian: python3-venv)");
+    let world = World::new();
+    let index = world.web.folder.path().join("www/simple/hello");
+    std::fs::create_dir_all(&index).unwrap();
+    let mut make = std::process::Command::new(&python);
+    make.args(["-c", WHEEL]).arg(&index);
+    lab::child::run(make).good();
+    let line = format!(
+        "{} -m venv v && v/bin/pip install -q --disable-pip-version-check --no-cache-dir --trusted-host {WEB} \
+         --index-url http://{WEB}/simple/ hello && v/bin/python -c 'import hello; print(hello.word)'",
+        python.display()
+    );
+    assert_eq!(world.run(&world.jail(), &line).out, "from a wheel\n");
+}
+
+#[test]
+fn npm_installs_a_package() {
+    require!(World::lack().is_none(), "{}", World::lack().unwrap());
+    require!(lab::program("npm").is_some(), "no npm");
+    let world = World::new();
+    let www = world.web.folder.path().join("www");
+    let package = www.join("package");
+    std::fs::create_dir(&package).unwrap();
+    std::fs::write(package.join("package.json"), r#"{"name": "hello", "version": "1.0.0", "main": "hello.js"}"#)
+        .unwrap();
+    std::fs::write(package.join("hello.js"), "module.exports = 'from a package';\n").unwrap();
+    let mut pack = std::process::Command::new("tar");
+    pack.arg("-C").arg(&www).args(["-czf", "hello.tgz", "package"]).current_dir(&www);
+    lab::child::run(pack).good();
+    let line = format!(
+        "export HOME=$PWD; npm install --silent --no-audit --no-fund --no-update-notifier {}hello.tgz >npm.log 2>&1 || cat npm.log; \
+         node -p 'require(\"hello\")'",
+        page()
+    );
+    assert_eq!(world.run(&world.jail(), &line).out, "from a package\n");
+}
+
+/// With its own sandbox, which it would refuse to start without.
+#[test]
+fn chromium_loads_a_page_in_its_own_sandbox() {
+    require!(World::lack().is_none(), "{}", World::lack().unwrap());
+    require!(lab::program("chromium").is_some(), "no chromium");
+    let world = World::new();
+    let text = "<p id=p></p><script>p.textContent = 'computed ' + 6 * 7</script>";
+    std::fs::write(world.web.folder.path().join("www/page.html"), text).unwrap();
+    // Chromium itself refuses to have a sandbox as root.
+    let jail = Jail::of_an_ordinary_user();
+    require!(jail.is_some(), "no ordinary user to become");
+    let jail = jail.unwrap().with_socks5("proxy", world.proxy.addr, "").inside(&world.host);
+    let line = format!(
+        "export HOME=$PWD; chromium --headless --disable-gpu --no-first-run --disable-background-networking --user-data-dir=$PWD/profile \
+         --dump-dom {}page.html 2>chromium.log || cat chromium.log",
+        page()
+    );
+    let done = world.run(&jail, &line);
+    assert!(done.out.contains(">computed 42</p>"), "{done:?}");
 }
 
 const GO: &str = r#"package main

@@ -11,7 +11,7 @@ const REGISTRY: &str = "version: \"1.0\"\nnamespace: app\nentries:\n  \
 fn the_lab_boots_a_host_and_runs_a_script_in_it() {
     root_only!();
     require!(lab::systemd::lack().is_none(), "{}", lab::systemd::lack().unwrap());
-    let done = lab::systemd::boot("systemctl is-system-running; cat /proc/1/comm", &[], false);
+    let done = lab::systemd::boot("systemctl is-system-running; cat /proc/1/comm", &[]);
     assert!(done.out.contains("systemd\n") && done.out.contains("status 0"), "{done:?}");
 }
 
@@ -24,21 +24,20 @@ fn a_unit_runs_behind_a_proxy() {
                   systemd-run --wait --pipe -q /netjail run --registry /registry.yaml --network app:proxy -- \
                   /probe connect 203.0.113.80:1080; echo code $?\nkill $proxy; wait";
     let script = format!("cat >/inner <<'EOF'\n{script}\nEOF\nbash /inner");
-    let done = lab::systemd::boot(&script, &[("registry.yaml", REGISTRY)], false);
+    let done = lab::systemd::boot(&script, &[("registry.yaml", REGISTRY)]);
     assert!(done.out.contains("code 0") && done.out.contains("connected 203.0.113.80"), "{done:?}");
 }
 
 #[test]
-fn a_masked_proc_is_explained() {
+fn a_unit_of_an_ordinary_user_runs_and_one_without_devices_is_told() {
     root_only!();
     require!(lab::systemd::lack().is_none(), "{}", lab::systemd::lack().unwrap());
-    let script = "useradd -m u; runuser -u u -- unshare -Urmpf mount -t proc none /proc && echo not-masked\n\
-                  runuser -u u -- /netjail run --network nil -- /bin/true; echo code $?";
-    let done = lab::systemd::boot(script, &[("registry.yaml", REGISTRY)], true);
-    if done.out.contains("not-masked") {
-        return lab::note_skip("a_masked_proc_is_explained", "a fresh proc could be mounted in spite of the masks");
-    }
-    assert!(done.out.contains("code 125") && done.out.contains("/proc"), "{done:?}");
+    let script = "useradd -m u; cd /home/u; run='systemd-run --wait --pipe -q -p User=u -p WorkingDirectory=/home/u'\n\
+                  $run /netjail run --network nil -- sh -c 'echo I am $(id -un)'; echo code-user $?\n\
+                  $run -p PrivateDevices=yes /netjail run --network nil -- true; echo code-devices $?";
+    let done = lab::systemd::boot(script, &[]);
+    assert!(done.out.contains("I am u\ncode-user 0\n"), "{done:?}");
+    assert!(done.out.contains("/dev/net/tun") && done.out.contains("code-devices 125\n"), "{done:?}");
 }
 
 #[test]
@@ -53,7 +52,7 @@ fn a_unit_of_type_notify_is_ready_when_the_program_in_the_jail_says_so() {
     };
     let script =
         format!("cat >/inner <<'EOF'\nip link set lo up\n{}\n{}\nEOF\nbash /inner", run("--allow-datagrams"), run(""));
-    let done = lab::systemd::boot(&script, &[("registry.yaml", REGISTRY)], false);
+    let done = lab::systemd::boot(&script, &[("registry.yaml", REGISTRY)]);
     assert!(done.out.contains("code --allow-datagrams 0"), "{done:?}");
     assert!(!done.out.contains("code  0"), "a unit that never says that it is ready fails: {done:?}");
 }

@@ -174,10 +174,8 @@ fn an_interactive_shell_inside_has_job_control_and_leaves_the_terminal_as_it_was
     bash.send("PS1='in''side> '\r");
     bash.expect("inside> ");
     let shell_inside = bash.foreground();
-    bash.send("sleep 1000\r");
-    lab::wait_for("sleep in the foreground", Duration::from_secs(10), || {
-        (bash.foreground() != shell_inside).then_some(())
-    });
+    bash.send("sh -c 'echo up-$((40+2)); exec sleep 1000'\r");
+    bash.expect("up-42");
     bash.send("\x1a");
     bash.expect("Stopped");
     bash.expect("inside> ");

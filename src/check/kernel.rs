@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use super::probes::Finding;
+use super::finding::Finding;
 use super::trial::{Failure, Outcome, check, in_child, in_jail_namespaces, step};
 use crate::jail::seccomp::install;
 use crate::tun;

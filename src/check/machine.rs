@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{AccessFlags, Uid, access};
 
-use super::probes::Finding;
+use super::finding::Finding;
 use crate::control::rundir;
 use crate::jail::core_dumps;
 use crate::registry::Search;

@@ -9,6 +9,7 @@
 pub mod apparmor;
 pub mod attacks;
 mod container;
+mod finding;
 mod kernel;
 mod machine;
 mod namespaces;
@@ -16,7 +17,8 @@ pub mod probes;
 pub mod selftest;
 mod trial;
 
-pub use probes::{Need, Row, State};
+pub use finding::State;
+pub use probes::{Need, Row};
 
 /// Names each thing that a jail requires and this machine lacks, with its remedy; `None` where nothing is missing.
 ///

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use super::probes::Finding;
+use super::finding::Finding;
 use super::trial::{Caller, Failure, Outcome, check, in_child, in_jail_namespaces, step};
 use crate::tun;
 

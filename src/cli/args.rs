@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser};
 
 use crate::jail::desktop::Door;
+use crate::registry::{BadEndpoint, Endpoint};
 
 /// Starts a command in a network namespace whose only way out is the overlay you choose.
 #[derive(Debug, Parser)]
@@ -32,6 +33,11 @@ pub enum Subcommand {
     Check(CheckArguments),
     /// List the networks that `run --network` can be given.
     Networks(NetworksArguments),
+    /// Say which address the far side sees, directly and through each network.
+    Probe(ProbeArguments),
+    /// What `probe` runs in its jails.
+    #[command(hide = true)]
+    ProbeClient(ProbeClientArguments),
     /// Believe this project's registry as it is now.
     Allow,
     /// Show what a jail does: needs nothing else installed and no internet.
@@ -218,6 +224,47 @@ pub struct NetworksArguments {
     pub json: bool,
 }
 
+/// Arguments of `probe`.
+#[derive(Debug, Args)]
+pub struct ProbeArguments {
+    /// Networks to ask through, as `run --network` has them; without any: `nil`, and every network of the registry.
+    #[arg(value_name = "NETWORK")]
+    pub networks: Vec<String>,
+    /// A registry file or folder, instead of the ones that are found; repeatable.
+    #[arg(long = "registry", value_name = "PATH")]
+    pub registries: Vec<PathBuf>,
+    /// Ask this https:// URL, which answers with the address that it was reached from; repeatable. Without it those of
+    /// NETJAIL_PROBE_ENDPOINTS, else of the settings, else well-known ones.
+    #[arg(long = "endpoint", value_name = "URL", value_parser = parse_endpoint)]
+    pub endpoints: Vec<Endpoint>,
+    /// The longest that one network may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=600))]
+    pub timeout: u16,
+    /// End with status 1 if a network gave no address.
+    #[arg(long)]
+    pub strict: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Say more: every endpoint that was asked.
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Say less: no progress, no warnings.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+/// Arguments of `probe-client`.
+#[derive(Debug, Args)]
+pub struct ProbeClientArguments {
+    /// The longest that all of it may take.
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: u16,
+    /// Who is asked.
+    #[arg(required = true, value_parser = parse_endpoint)]
+    pub endpoints: Vec<Endpoint>,
+}
+
 /// Arguments of `demo-client`.
 #[derive(Debug, Args)]
 pub struct DemoClientArguments {
@@ -281,6 +328,10 @@ pub struct CompletionsArguments {
 pub struct ManArguments {
     /// Where to write netjail.1, netjail-run.1 and the others.
     pub folder: Option<PathBuf>,
+}
+
+fn parse_endpoint(text: &str) -> Result<Endpoint, BadEndpoint> {
+    text.parse()
 }
 
 fn parse_variable(text: &str) -> Result<(OsString, OsString), String> {

@@ -12,6 +12,8 @@ mod exec;
 mod hint;
 mod man;
 mod networks;
+mod probe;
+mod progress;
 mod ps;
 mod run;
 mod selftest;
@@ -49,6 +51,8 @@ pub fn main(ignored: u64) -> i32 {
         Subcommand::Stop(options) => stop::run(&options),
         Subcommand::Check(options) => check::run(options),
         Subcommand::Networks(options) => networks::run(options),
+        Subcommand::Probe(options) => probe::run(options),
+        Subcommand::ProbeClient(options) => probe::client(&options),
         Subcommand::Allow => allow::run(),
         Subcommand::Demo => demo::run(),
         Subcommand::DemoClient(options) => demo::client(&options),

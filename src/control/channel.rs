@@ -20,6 +20,11 @@ pub const MAX_MESSAGE: usize = 64 * 1024;
 /// The most descriptors beside one message (SCM_MAX_FD is 253; nothing of ours needs more than this).
 pub const MAX_DESCRIPTORS: usize = 34;
 
+/// Room for a message, and more than what malloc takes from its own heap: such memory comes from the kernel as zeroes, page
+/// by page as it is written, so a role that receives a few small messages pays for one page and clears nothing.
+const RECEIVE_ROOM: usize = 256 * 1024;
+const _: () = assert!(RECEIVE_ROOM > MAX_MESSAGE);
+
 thread_local! {
     /// Where a message is received: clearing 64 KiB for each would cost more than the rest of a dial's message.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -134,11 +139,13 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
     }
 
     fn receive_into(&self, buffer: &mut Vec<u8>) -> Result<(In, Vec<OwnedFd>), ChannelError> {
-        buffer.resize(MAX_MESSAGE + 1, 0);
+        if buffer.is_empty() {
+            *buffer = vec![0; RECEIVE_ROOM];
+        }
         let mut control = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         let (length, descriptors, lost) = loop {
-            let mut parts = [IoSliceMut::new(buffer)];
+            let mut parts = [IoSliceMut::new(&mut buffer[..MAX_MESSAGE + 1])];
             match recvmsg::<()>(self.fd.as_raw_fd(), &mut parts, Some(&mut control), flags) {
                 Ok(got) => {
                     let mut descriptors = Vec::new();

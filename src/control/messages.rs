@@ -145,6 +145,8 @@ pub enum InitToWarden {
     Command,
     /// The command has been started: the jail shows up in `ps`.
     Running,
+    /// Every process of the jail but init itself has ended and was reaped; init ends now.
+    Over,
 }
 
 /// warden -> init.
@@ -167,6 +169,11 @@ pub enum WardenToInit {
 /// warden -> relay, on the channel of the whole process; each worker has another one.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum WardenToRelay {
+    /// Comes first, while the jail is being built: what takes time and needs no packet.
+    Prepare {
+        /// The network is *direct*: the relay dials for itself, so it stays in the host's network.
+        direct: bool,
+    },
     /// Build the workers. Descriptors: a memory file with the text of the host's hosts file (it may be larger than a message),
     /// then for each worker its TUN queue and its channel to the warden.
     Begin(Box<RelaySetup>),

@@ -71,7 +71,7 @@ pub fn notification(datagram: &[u8]) -> Option<String> {
             let (name, value) = line.split_once('=')?;
             let number = !value.is_empty() && value.len() <= 20 && value.bytes().all(|byte| byte.is_ascii_digit());
             match name {
-                "STATUS" => Some(format!("STATUS={}", crate::log::escape(value))),
+                "STATUS" => Some(format!("STATUS={}", crate::escape::escape(value))),
                 "WATCHDOG" if value == "trigger" => Some(line.to_owned()),
                 _ => (NUMBERS.contains(&name) && number).then(|| line.to_owned()),
             }
@@ -101,7 +101,7 @@ pub fn log_line(datagram: &[u8]) -> String {
     let rest = text.strip_prefix('<').and_then(|rest| rest.split_once('>')).filter(|(priority, _)| {
         !priority.is_empty() && priority.len() <= 3 && priority.bytes().all(|byte| byte.is_ascii_digit())
     });
-    crate::log::escape(rest.map_or(text, |(_, rest)| rest)).into_owned()
+    crate::escape::escape(rest.map_or(text, |(_, rest)| rest)).into_owned()
 }
 
 #[cfg(test)]

@@ -3,18 +3,16 @@
 //! A worker makes a record when a flow ends, is refused, or outlives its jail: exactly one for each. Records go to the
 //! warden in batches ([`outbox`]), which writes them as lines of JSON ([`sink`], schema in `docs/log.md`) and counts
 //! them ([`summary`]). The relay is not trusted with text: rules, reasons and networks cross as checked values, and names
-//! are bounded and escaped ([`escape`]) before they reach a terminal or a file.
+//! are bounded and escaped ([`escape`](crate::escape::escape)) before they reach a terminal or a file.
 
 #[cfg(test)]
 pub(crate) mod docs;
-mod escape;
 mod json;
 pub mod outbox;
 mod record;
 pub mod sink;
 pub mod summary;
 
-pub use escape::escape;
 pub use outbox::{Batch, Outbox};
 pub use record::{Close, End, Kind, Origin, Protocol, Record, now_micros};
 pub use sink::{LogError, Sink};

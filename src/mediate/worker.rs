@@ -103,6 +103,7 @@ pub(super) struct Worker {
     supervisor: Channel<Up, Down>,
     epoll: Epoll,
     descriptors: Descriptors,
+    /// At most [`MAX_PENDING`]; as many as were ever needed at a time.
     slots: Vec<Option<Pending>>,
     free: Vec<usize>,
     waiting: usize,
@@ -146,8 +147,8 @@ impl Worker {
             supervisor,
             epoll,
             descriptors: Descriptors::default(),
-            slots: (0..MAX_PENDING).map(|_| None).collect(),
-            free: (0..MAX_PENDING).rev().collect(),
+            slots: Vec::new(),
+            free: Vec::new(),
             waiting: 0,
             looked_at: 0,
             lookups: (sender, receiver, woken),
@@ -251,7 +252,7 @@ impl Worker {
             killable: listener.killable,
             key: (0, 0),
         };
-        let Some(slot) = self.free.pop() else {
+        let Some(slot) = self.free_slot() else {
             // A listen never waits, so a flood of connects does not refuse it.
             let listens = i64::from(notification.number) == libc::SYS_listen;
             let outcome = if listens { self.decide(&notification, &mut call) } else { Errno::ENOBUFS.into() };
@@ -265,6 +266,14 @@ impl Worker {
         let outcome = self.decide(&notification, &mut call);
         self.settle(call, outcome);
         Ok(())
+    }
+
+    fn free_slot(&mut self) -> Option<usize> {
+        if self.free.is_empty() && self.slots.len() < MAX_PENDING {
+            self.free.push(self.slots.len());
+            self.slots.push(None);
+        }
+        self.free.pop()
     }
 
     fn settle(&mut self, call: Call, outcome: Outcome) {

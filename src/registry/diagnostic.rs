@@ -107,7 +107,7 @@ fn cut(text: String) -> String {
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars().take(MAX_SHOWN * 2) {
-        push_escaped(&mut out, c);
+        crate::escape::push(&mut out, c);
     }
     if text.chars().nth(MAX_SHOWN * 2).is_some() {
         out.push('…');
@@ -124,17 +124,6 @@ pub(super) fn word(text: &str) -> String {
         shown.push('…');
     }
     shown
-}
-
-/// Appends a character so that no terminal acts on it.
-pub(super) fn push_escaped(out: &mut String, c: char) {
-    let bidi = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{061c}' | '\u{feff}');
-    let tag = matches!(c, '\u{e0000}'..='\u{e0fff}' | '\u{fff9}'..='\u{fffb}');
-    if c.is_control() || bidi || tag {
-        out.extend(c.escape_default());
-    } else {
-        out.push(c);
-    }
 }
 
 /// A path for a message.

@@ -224,6 +224,11 @@ impl Loader<'_> {
             loaded.believed.insert("state_dir".into(), Sha256::digest(path.as_os_str().as_encoded_bytes()).into());
             loaded.settings.state_dir = path;
         }
+        if !block.probe_endpoints.is_empty() {
+            let said = format!("{:?}", block.probe_endpoints);
+            loaded.believed.insert("probe_endpoints".into(), Sha256::digest(&said).into());
+            loaded.settings.probe_endpoints = block.probe_endpoints;
+        }
         if let Some(chosen) = block.default_network {
             let default = match chosen {
                 None => DefaultNetwork::Direct,

@@ -187,6 +187,7 @@ impl<'e> Loader<'e> {
                 file: block.as_ref().map(|(document, _)| self.sources[document.source].path.clone()),
                 state_dir: search.state.clone(),
                 default_network: DefaultNetwork::Unset,
+                probe_endpoints: Vec::new(),
             },
             entries: self.entries.len(),
             files: Vec::new(),

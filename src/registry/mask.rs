@@ -4,8 +4,8 @@
 //! only when its field is known to hold none ([`HARMLESS`]), or when it is nothing but a placeholder. Everything else is
 //! shown as dots.
 
-use super::diagnostic::push_escaped;
 use super::yaml::{Node, Span, Value};
+use crate::escape;
 
 /// What a masked value looks like.
 const DOTS: &str = "••••";
@@ -169,7 +169,7 @@ pub(super) fn shown(text: &str, range: Span, masks: &[Span]) -> String {
     let first = masks.partition_point(|mask| mask.end <= range.start);
     for mask in masks[first..].iter().take_while(|mask| mask.start < range.end) {
         if at < mask.start {
-            text[at..mask.start].chars().for_each(|c| push_escaped(&mut out, c));
+            text[at..mask.start].chars().for_each(|c| escape::push(&mut out, c));
         }
         if at < mask.end {
             out.push_str(DOTS);
@@ -177,7 +177,7 @@ pub(super) fn shown(text: &str, range: Span, masks: &[Span]) -> String {
         at = at.max(mask.end.min(range.end));
     }
     if at < range.end {
-        text[at..range.end].chars().for_each(|c| push_escaped(&mut out, c));
+        text[at..range.end].chars().for_each(|c| escape::push(&mut out, c));
     }
     out
 }
@@ -190,7 +190,7 @@ mod tests {
     fn tree(text: &str) -> String {
         let parsed = parse(text);
         let masks = of_tree(text, &parsed.documents, &parsed.dropped);
-        shown(text, 0..text.len(), &masks).replace("\\n", "\n")
+        shown(text, 0..text.len(), &masks).replace("\\u{a}", "\n")
     }
 
     fn broken(text: &str, needle: &str) -> String {

@@ -5,7 +5,7 @@
 //! - `find`: where a registry is looked for, and which place wins.
 //! - `load`, `listing`, `interpret`: files into entries into networks, listeners and policies; every error at once.
 //! - `kinds`: what each kind of entry may say.
-//! - `settings`: the block `network_service`.
+//! - `settings`: the block `network_service`; `endpoint`: the URLs in it.
 //! - `choose`: which network a jail gets.
 //! - `trust`: whether a registry that was found in a project is believed.
 //! - `report`: what `check`, `networks` and `allow` print.
@@ -17,6 +17,7 @@
 mod canonical;
 mod choose;
 mod diagnostic;
+mod endpoint;
 mod fields;
 mod find;
 mod id;
@@ -39,6 +40,7 @@ mod tests;
 
 pub use choose::{Choice, ChooseError, ChosenBy, choose, direct};
 pub use diagnostic::{Diagnostic, Findings, Severity, escape, escape_path};
+pub use endpoint::{BadEndpoint, Endpoint};
 pub use find::{MARKERS, Search, process_environment};
 pub use id::{BadId, Id};
 pub use kinds::network::DEFAULT_CONNECT_TIMEOUT;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::diagnostic::{Diagnostic, Findings, Severity, escape, escape_path, push_escaped};
+use super::diagnostic::{Diagnostic, Findings, Severity, escape, escape_path};
 use super::load::{LoadError, Loaded, Place};
 use super::settings::DefaultNetwork;
 use super::{Id, Kind};
@@ -119,7 +119,7 @@ fn line(value: &Value) -> String {
     let mut out = String::new();
     for c in value.to_string().chars() {
         let mut escaped = String::new();
-        push_escaped(&mut escaped, c);
+        crate::escape::push(&mut escaped, c);
         if escaped.len() > c.len_utf8() && !c.is_ascii() {
             c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
         } else {

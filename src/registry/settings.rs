@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Id;
 use super::diagnostic::word;
 use super::fields::{Context, Fields};
 use super::suggest::nearest;
 use super::yaml::{Node, Span};
+use super::{Endpoint, Id};
 
 /// The files that may hold settings; the first with the block wins.
 pub(super) const FILES: &[&str] = &[".netjail.yaml", ".wippy.yaml"];
@@ -32,6 +32,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// `default_network`.
     pub default_network: DefaultNetwork,
+    /// `probe_endpoints`: who `netjail probe` asks; empty for its own choice.
+    pub probe_endpoints: Vec<Endpoint>,
 }
 
 /// The block as written: the network's name is looked up later.
@@ -39,6 +41,7 @@ pub(super) struct Block {
     pub state_dir: Option<PathBuf>,
     /// `Some(None)` is an explicit null.
     pub default_network: Option<Option<(String, Span)>>,
+    pub probe_endpoints: Vec<Endpoint>,
 }
 
 /// The node of the block in a settings file.
@@ -48,12 +51,12 @@ pub(super) fn block(documents: &[Node]) -> Option<&Node> {
 
 /// Reads the block.
 pub(super) fn read(cx: &mut Context<'_, '_>, node: &Node) -> Block {
-    let mut block = Block { state_dir: None, default_network: None };
+    let mut block = Block { state_dir: None, default_network: None, probe_endpoints: Vec::new() };
     if node.is_null() {
         return block;
     }
     let Some(fields) = Fields::of(cx, "`network_service`", node) else { return block };
-    fields.only(cx, "`network_service`", &["state_dir", "default_network"], &[]);
+    fields.only(cx, "`network_service`", &["state_dir", "default_network", "probe_endpoints"], &[]);
     let folder = cx.source.path.parent().unwrap_or(Path::new("/")).to_owned();
     block.state_dir = fields.string(cx, "state_dir").map(|path| folder.join(path));
     if let Some(value) = fields.raw("default_network") {
@@ -62,6 +65,12 @@ pub(super) fn read(cx: &mut Context<'_, '_>, node: &Node) -> Block {
         // Wippy writes the empty text for "none chosen".
         let unset = value.text() == Some("") && !value.is_null();
         block.default_network = (!unset).then_some(named);
+    }
+    for (text, span) in fields.strings(cx, "probe_endpoints") {
+        match text.parse() {
+            Ok(endpoint) => block.probe_endpoints.push(endpoint),
+            Err(why) => cx.error(&span, "`probe_endpoints` holds what is no endpoint", why.to_string(), ""),
+        }
     }
     block
 }

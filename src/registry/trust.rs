@@ -289,7 +289,7 @@ fn settings_around<'l>(store: &Store, loaded: &'l Loaded) -> Option<&'l Path> {
 
 /// What is believed of the settings alone.
 fn settings_items(loaded: &Loaded) -> BTreeMap<String, String> {
-    let settings = ["state_dir", "default_network"];
+    let settings = ["state_dir", "default_network", "probe_endpoints"];
     items(loaded).into_iter().filter(|(name, _)| settings.contains(&name.as_str())).collect()
 }
 

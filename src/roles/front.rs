@@ -195,11 +195,15 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
     }
     .until_the_end();
     told.ended = Some(Instant::now());
-    // Whatever happened, nothing of the jail outlives front.
+    // Whatever happened, nothing of the jail outlives front. Init that reported an ending has ended its tree before, and only
+    // takes its mounts down; otherwise the tree must be dead before the warden is told so.
     let _ = kill(child.pid, Signal::SIGKILL);
-    let _ = reap(child.pid);
+    if ending.is_err() {
+        let _ = reap(child.pid);
+    }
     let failed = matches!(ending, Ok(Ending::Exited(status)) if status != 0);
     finish_warden(&to_warden, warden_pid, &handled, options, told, failed);
+    let _ = reap(child.pid);
     ending
 }
 
@@ -370,7 +374,8 @@ impl Watch<'_> {
                 notes.iter().filter(|note| note.important || self.verbose).for_each(|note| say(&note.text));
                 None
             }
-            Ok((InitToFront::Failed(refusal), _)) => Some(Err(Stop::NotBuilt(refusal))),
+            // The warden's own failure is what init saw as its death.
+            Ok((InitToFront::Failed(refusal), _)) => Some(Err(Stop::NotBuilt(warden_said.take().unwrap_or(refusal)))),
             Ok((InitToFront::Running, _)) => {
                 self.running = true;
                 None

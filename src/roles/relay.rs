@@ -35,13 +35,20 @@ pub fn run(warden: Channel<RelayToWarden, WardenToRelay>) -> ! {
             let _ = last_words.send(&RelayToWarden::Failed(Refusal(format!("the jail's relay failed: {text}"))));
         });
     }
-    let (setup, descriptors) = match warden.receive() {
-        Ok((WardenToRelay::Begin(setup), descriptors)) => (setup, descriptors),
-        // There will be no jail.
-        Err(ChannelError::Closed) => exit(0),
-        Err(_) => exit(1),
+    let mut cage = None;
+    let ended = loop {
+        let outcome = match (warden.receive(), cage.take()) {
+            (Ok((WardenToRelay::Prepare { direct }, _)), None) => prepare(direct).map(|prepared| cage = Some(prepared)),
+            (Ok((WardenToRelay::Begin(setup), descriptors)), Some(cage)) => break begin(&setup, descriptors, &cage),
+            // There will be no jail.
+            (Err(ChannelError::Closed), _) => exit(0),
+            _ => exit(1),
+        };
+        if let Err(refusal) = outcome {
+            break Err(refusal);
+        }
     };
-    match begin(&setup, descriptors) {
+    match ended {
         Ok(()) => exit(0),
         Err(refusal) => {
             let _ = warden.send(&RelayToWarden::Failed(refusal));
@@ -50,10 +57,32 @@ pub fn run(warden: Channel<RelayToWarden, WardenToRelay>) -> ! {
     }
 }
 
-fn begin(setup: &RelaySetup, descriptors: Vec<OwnedFd>) -> Result<(), Refusal> {
-    let failed = |what: &str, e: &dyn std::fmt::Display| Refusal(format!("the relay can not be built: {what}: {e}"));
-    let direct = matches!(setup.network.kind, Kind::Direct);
+fn failed(what: &str, e: &dyn std::fmt::Display) -> Refusal {
+    Refusal(format!("the relay can not be built: {what}: {e}"))
+}
+
+/// What can be done while init still builds the jail: an empty network namespace takes the kernel most of a millisecond.
+fn prepare(direct: bool) -> Result<Cage, Refusal> {
     raise_descriptor_limit();
+    if !direct {
+        cages::empty_network().map_err(|e| failed("enter an empty network namespace", &e))?;
+    }
+    cages::drop_capabilities().map_err(|e| failed("drop its capabilities", &e))?;
+    let filter = install::Filter::of(&cages::relay(direct)).map_err(|e| failed("build its cage", &e))?;
+    Ok(Cage { direct, filter })
+}
+
+/// The relay's walls, as far as they stand before there is a packet.
+struct Cage {
+    /// Built for *direct*, which keeps the host's network.
+    direct: bool,
+    filter: install::Filter,
+}
+
+fn begin(setup: &RelaySetup, descriptors: Vec<OwnedFd>, cage: &Cage) -> Result<(), Refusal> {
+    if cage.direct != matches!(setup.network.kind, Kind::Direct) {
+        return Err(Refusal("the relay was prepared for another kind of network".into()));
+    }
     let prepared = |e: &dyn std::fmt::Display| failed("prepare a worker", e);
     let jail = Credentials::random().map_err(|e| prepared(&e))?;
     let pool = Arc::new(Pool::new(getrandom::u32().map_err(|e| prepared(&e))?));
@@ -66,10 +95,6 @@ fn begin(setup: &RelaySetup, descriptors: Vec<OwnedFd>) -> Result<(), Refusal> {
     while let (Some(queue), Some(channel)) = (descriptors.next(), descriptors.next()) {
         setups.push(worker_setup(setup, &hosts, &jail, &pool, queue, channel).map_err(|e| prepared(&e))?);
     }
-    if !direct {
-        cages::empty_network().map_err(|e| failed("enter an empty network namespace", &e))?;
-    }
-    cages::drop_capabilities().map_err(|e| failed("drop its capabilities", &e))?;
 
     let mut setups = setups.into_iter();
     let first = setups.next().ok_or_else(|| Refusal("the relay was given no queue".into()))?;
@@ -91,8 +116,7 @@ fn begin(setup: &RelaySetup, descriptors: Vec<OwnedFd>) -> Result<(), Refusal> {
     // The cage is closed round threads that have begun (libc aborts in a thread whose rseq(2) is refused) and are prepared,
     // and none of them reads a packet before it is closed: the first turn of the gate, and the second.
     gate.wait();
-    install::install(&cages::relay(direct), install::Scope::Process, false)
-        .map_err(|e| failed("close its cage", &e))?;
+    cage.filter.install(install::Scope::Process, false).map_err(|e| failed("close its cage", &e))?;
     gate.wait();
     let mut outcome = first.run().map(drop);
     for other in others {

@@ -34,8 +34,24 @@ impl Jail {
     /// An empty registry.
     pub fn new() -> Self {
         // Not /tmp: a jail writes to a private layer over that, and these folders stand for a user's real ones.
-        let base = super::real::cache().join("t");
-        std::fs::create_dir_all(&base).unwrap();
+        Self::below(&super::real::cache().join("t"))
+    }
+
+    /// What an ordinary user would start: the one who runs this, or, as root, one whom netjail is told to become (`--user`).
+    pub fn of_an_ordinary_user() -> Option<Self> {
+        if !super::is_root() {
+            return Some(Self::new());
+        }
+        let user = super::ordinary_user()?;
+        let jail = Self::below(&user.dir).with(&["--user", &user.name]);
+        for folder in [jail.folder.path(), &jail.home(), &jail.work()] {
+            std::os::unix::fs::chown(folder, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+        }
+        Some(jail)
+    }
+
+    fn below(base: &Path) -> Self {
+        std::fs::create_dir_all(base).unwrap();
         let folder = tempfile::Builder::new().prefix("j").tempdir_in(base).unwrap();
         for name in ["home", "run", "work", "registry"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();

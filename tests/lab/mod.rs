@@ -95,6 +95,12 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
+/// The ordinary user whom a run as root may become: the one whom NETJAIL_TEST_USER names (`scripts/test` makes one).
+pub fn ordinary_user() -> Option<nix::unistd::User> {
+    let name = std::env::var("NETJAIL_TEST_USER").unwrap_or_else(|_| "netjail-test".into());
+    nix::unistd::User::from_name(&name).unwrap()
+}
+
 /// One of the helper programs of `tests/tools`, which `cargo test` builds beside the tests.
 pub fn tool(name: &str) -> String {
     let tests = std::env::current_exe().unwrap();

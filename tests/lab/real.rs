@@ -111,7 +111,33 @@ pub fn dante(at: At) -> Real {
 
 /// nginx serving a folder (`Real::folder` + `www`).
 pub fn nginx(at: At) -> Real {
+    web_server(at, false)
+}
+
+/// The same by TLS; the certificate, which signs itself and names the address, is `Real::folder` + `cert`.
+pub fn nginx_tls(at: At) -> Real {
+    web_server(at, true)
+}
+
+fn web_server(at: At, tls: bool) -> Real {
     start("nginx", at, |addr, folder, mut c| {
+        if tls {
+            let mut make = command("openssl");
+            make.args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+                "-days",
+                "2",
+            ]);
+            make.args(["-subj", "/CN=lab", "-addext", &format!("subjectAltName=IP:{}", addr.ip())]);
+            make.arg("-keyout").arg(folder.join("tls.key")).arg("-out").arg(folder.join("cert"));
+            run(make).good();
+        }
         let www = folder.join("www");
         std::fs::create_dir_all(&www).unwrap();
         std::fs::write(www.join("index.html"), "hello from nginx\n").unwrap();
@@ -120,7 +146,12 @@ pub fn nginx(at: At) -> Real {
             "daemon off; master_process off; pid {at}/pid; error_log stderr; {user}\nevents {{}}\n\
              http {{ access_log {at}/access.log; client_body_temp_path {at}/b; proxy_temp_path {at}/p;\n\
              fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\n\
-             server {{ listen {addr}; root {at}/www; autoindex on; }} }}\n",
+             server {{ listen {addr}{tls}; root {at}/www; autoindex on; }} }}\n",
+            tls = if tls {
+                format!(" ssl; ssl_certificate {at}/cert; ssl_certificate_key {at}/tls.key")
+            } else {
+                String::new()
+            },
             user = if super::is_root() { "user root;" } else { "" }
         );
         let file = folder.join("nginx.conf");
@@ -128,6 +159,43 @@ pub fn nginx(at: At) -> Real {
         c.arg("-p").arg(folder).arg("-e").arg("stderr").arg("-c").arg(file);
         c
     })
+}
+
+/// nginx over TLS, for the address itself and `whoami.test`, with an authority of its own in `Real::folder` + `ca.pem`:
+/// `/` answers with the caller's address, `/json` with JSON that has it, `/busy` with 503.
+pub fn whoami_tls(at: At) -> Real {
+    start("nginx", at, |addr, folder, mut c| {
+        certificate(folder, &addr.ip().to_string());
+        let at = folder.display();
+        let text = format!(
+            "daemon off; master_process off; pid {at}/pid; error_log stderr; {user}\nevents {{}}\n\
+             http {{ access_log {at}/access.log; client_body_temp_path {at}/b; proxy_temp_path {at}/p;\n\
+             fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\n\
+             server {{ listen {addr} ssl; ssl_certificate {at}/cert.pem; ssl_certificate_key {at}/key.pem;\n\
+             location = / {{ return 200 \"$remote_addr\\n\"; }}\n\
+             location = /json {{ return 200 '{{\"IP\":\"$remote_addr\"}}'; }}\n\
+             location = /busy {{ return 503; }} }} }}\n",
+            user = if super::is_root() { "user root;" } else { "" }
+        );
+        let file = folder.join("nginx.conf");
+        std::fs::write(&file, text).unwrap();
+        c.arg("-p").arg(folder).arg("-e").arg("stderr").arg("-c").arg(file);
+        c
+    })
+}
+
+/// An authority, and a certificate of its for an address and `whoami.test`.
+fn certificate(folder: &Path, ip: &str) {
+    let openssl = |words: &str| {
+        let mut c = command("openssl");
+        c.current_dir(folder).args(words.split(' '));
+        run(c).good();
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=lab"));
+    openssl(&format!("req {key} -keyout key.pem -out request.pem -subj /CN=whoami.test"));
+    std::fs::write(folder.join("names"), format!("subjectAltName=IP:{ip},DNS:whoami.test\n")).unwrap();
+    openssl("x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile names");
 }
 
 /// sshd for the user who runs the tests; the key is `Real::folder` + `key`.

@@ -43,9 +43,8 @@ fn tree() -> Result<PathBuf, String> {
 }
 
 /// Boots a host in which a unit runs the script (as root, with `/netjail`, `/probe` and the given files) and powers it off.
-/// What is returned is what the script printed. It must end what it started: with version 1 of the control groups, systemd
-/// in a container may not see that a group has become empty, and waits for `TimeoutStopSec`.
-pub fn boot(script: &str, files: &[(&str, &str)], masked_proc: bool) -> Finished {
+/// What is returned is what the script printed.
+pub fn boot(script: &str, files: &[(&str, &str)]) -> Finished {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("root");
     std::fs::create_dir(&root).unwrap();
@@ -57,17 +56,19 @@ pub fn boot(script: &str, files: &[(&str, &str)], masked_proc: bool) -> Finished
     for (name, text) in files {
         std::fs::write(root.join(name.trim_start_matches('/')), text).unwrap();
     }
-    let unmask = if masked_proc { "mount --bind /dev/null /proc/kcore" } else { UNMASK };
-    let text = format!("#!/bin/sh\nexec >/result 2>&1\n{unmask}\n{script}\n");
+    let text = format!("#!/bin/sh\nexec >/result 2>&1\n{UNMASK}\n{script}\n");
     std::fs::write(root.join("script"), text).unwrap();
     std::fs::write(
         root.join("etc/systemd/system/script.service"),
         "[Unit]\nAfter=multi-user.target\n[Service]\nType=oneshot\nExecStart=/bin/sh /script\n\
-         TimeoutStopSec=5\n\
          ExecStopPost=/bin/sh -c 'echo status $EXIT_STATUS >>/result'\nExecStopPost=systemctl --no-block poweroff\n\
          [Install]\nWantedBy=default.target\n",
     )
     .unwrap();
+    // With version 1 of the control groups, systemd in a container may not see that a unit's group has become empty after
+    // its main process ended, and would wait for a minute and a half.
+    std::fs::create_dir(root.join("etc/systemd/system.conf.d")).unwrap();
+    std::fs::write(root.join("etc/systemd/system.conf.d/stop.conf"), "[Manager]\nDefaultTimeoutStopSec=3s\n").unwrap();
     let wants = root.join("etc/systemd/system/default.target.wants");
     std::fs::create_dir_all(&wants).unwrap();
     std::os::unix::fs::symlink("/etc/systemd/system/script.service", wants.join("script.service")).unwrap();
@@ -79,7 +80,19 @@ pub fn boot(script: &str, files: &[(&str, &str)], masked_proc: bool) -> Finished
     nspawn.arg("-q").arg("-D").arg(&root);
     nspawn.args(["-b", "--private-network", "--register=no", "--keep-unit", "--capability=all", "--console=pipe"]);
     nspawn.args(["--bind=/dev/net/tun", &format!("--machine=netjail-test-{}-{boot}", std::process::id())]);
-    let mut done = Running::start(nspawn).finish_within(Duration::from_secs(120));
+    let mut host = Running::start(nspawn);
+    let end = std::time::Instant::now() + Duration::from_secs(120);
+    while !host.ended() {
+        if std::time::Instant::now() > end {
+            // The host outlives nspawn unless it is ended first.
+            for (pid, _) in super::child::tree(host.pid()).into_iter().filter(|(_, comm)| comm == "systemd") {
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            }
+            panic!("the host did not power off; the script printed {:?}", std::fs::read_to_string(root.join("result")));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut done = host.finish();
     done.out = std::fs::read_to_string(root.join("result")).unwrap_or_default();
     done
 }

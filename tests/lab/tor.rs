@@ -14,14 +14,38 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::child::{Running, run};
 use super::real::free_port;
 
-/// The running network.
+/// The running network, with a client that all tests share; it can be used as that client.
 pub struct Tor {
-    /// The client's SOCKS port, with `ExtendedErrors`.
-    pub socks: SocketAddr,
-    /// The client's control port (no authentication).
-    pub control: SocketAddr,
+    client: Client,
+    authority: String,
     folder: tempfile::TempDir,
     _all: Vec<Running>,
+}
+
+/// A tor that is nothing but a client of the network.
+pub struct Client {
+    /// Its SOCKS port, with `ExtendedErrors`.
+    pub socks: SocketAddr,
+    /// Its control port (no authentication).
+    pub control: SocketAddr,
+    /// The process.
+    pub running: Running,
+    folder: PathBuf,
+}
+
+impl std::ops::Deref for Tor {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+/// What a client says of its streams, from the moment this was made.
+pub struct Watch {
+    stream: TcpStream,
+    lines: std::io::Lines<std::io::BufReader<TcpStream>>,
+    events: Vec<String>,
 }
 
 struct Node {
@@ -75,20 +99,58 @@ impl Tor {
             all.push(launch(&node.folder, &text));
         }
         await_consensus(&nodes, &mut all)?;
+        let client = Client::start(folder.path().join("client"), &authority)?;
+        Ok(Self { client, authority, folder, _all: all })
+    }
+
+    /// One more client, for a test that does it harm.
+    pub fn another_client(&self, name: &str) -> Client {
+        Client::start(self.folder.path().join(name), &self.authority).unwrap()
+    }
+}
+
+impl Client {
+    fn start(folder: PathBuf, authority: &str) -> Result<Self, String> {
+        std::fs::create_dir(&folder).unwrap();
+        private(&folder);
         let (socks, control) = (free_port(), free_port());
-        let client = folder.path().join("client");
-        std::fs::create_dir(&client).unwrap();
-        private(&client);
         let text = format!(
             "{}SocksPort 127.0.0.1:{socks} ExtendedErrors\nControlPort 127.0.0.1:{control}\nClientOnly 1\n\
              VanguardsLiteEnabled 0\nSocksTimeout 10\n",
-            common(&client, &authority)
+            common(&folder, authority)
         );
-        all.push(launch(&client, &text));
-        let ready = all.last().unwrap();
-        until("the client's bootstrap", Duration::from_secs(30), || ready.out().contains("Bootstrapped 100%"))?;
+        let running = launch(&folder, &text);
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Ok(Self { socks: at(socks), control: at(control), folder, _all: all })
+        let client = Self { socks: at(socks), control: at(control), running, folder };
+        client.await_bootstrap()?;
+        Ok(client)
+    }
+
+    fn await_bootstrap(&self) -> Result<(), String> {
+        until("the client's bootstrap", Duration::from_secs(60), || self.running.out().contains("Bootstrapped 100%"))
+    }
+
+    /// Kills it; nobody listens on its ports then.
+    pub fn kill(&mut self) {
+        self.running.signal(nix::sys::signal::Signal::SIGKILL);
+        super::wait_for("the end of tor", Duration::from_secs(20), || self.running.ended().then_some(()));
+    }
+
+    /// Starts it again, on the same ports.
+    pub fn restart(&mut self) {
+        self.running = launch(&self.folder, &std::fs::read_to_string(self.folder.join("torrc")).unwrap());
+        self.await_bootstrap().unwrap();
+    }
+
+    /// Begins to listen to what becomes of streams.
+    pub fn watch(&self) -> Watch {
+        use std::io::{BufRead, BufReader};
+        let stream = TcpStream::connect(self.control).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        let mut watch = Watch { stream, lines, events: Vec::new() };
+        watch.ask("AUTHENTICATE\r\nSETEVENTS STREAM");
+        watch
     }
 
     /// The circuit of each open stream to this port, from the control port: (stream, circuit). Not by name: tor shows the
@@ -143,6 +205,46 @@ impl Tor {
 fn private(folder: &Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+impl Watch {
+    /// The streams that were opened to this port until now, and the circuits on which they were sent.
+    pub fn streams(&mut self, port: u16) -> (Vec<String>, Vec<String>) {
+        self.ask("");
+        let (mut streams, mut circuits) = (Vec::new(), Vec::new());
+        for event in &self.events {
+            // 650 STREAM <id> <status> <circuit> <target>:<port> …
+            let words: Vec<&str> = event.split(' ').collect();
+            if words.len() < 6 || words[5].rsplit(':').next() != Some(&port.to_string()) {
+                continue;
+            }
+            match words[3] {
+                "NEW" => streams.push(words[2].to_owned()),
+                "SENTCONNECT" => circuits.push(words[4].to_owned()),
+                _ => {}
+            }
+        }
+        circuits.sort();
+        circuits.dedup();
+        (streams, circuits)
+    }
+
+    /// Sends the lines and reads up to the answer of a question of its own, which comes after all that has happened.
+    fn ask(&mut self, lines: &str) {
+        use std::io::Write;
+        let separator = if lines.is_empty() { "" } else { "\r\n" };
+        self.stream.write_all(format!("{lines}{separator}GETINFO version\r\n").as_bytes()).unwrap();
+        let mut told = false;
+        loop {
+            let line = self.lines.next().unwrap().unwrap();
+            told |= line.starts_with("250-version=");
+            match line.starts_with("650") {
+                true => self.events.push(line),
+                false if told && line == "250 OK" => return,
+                false => {}
+            }
+        }
+    }
 }
 
 fn tor() -> Command {
@@ -227,13 +329,16 @@ fn launch(folder: &Path, text: &str) -> Running {
     Running::start(command)
 }
 
-/// Names that the exits know: `web.test` is the loopback, all others do not exist.
+/// Names that the exits know: `web.test` and `both.test` are the loopback, in IPv4 and in both families, `away.test` is
+/// where no connection can lead; all others do not exist.
 fn resolver() -> (Running, u16) {
     let port = free_port();
     let mut command = Command::new(super::program("dnsmasq").expect("dnsmasq"));
     command.args(["--keep-in-foreground", "--log-facility=-", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"]);
     command.args(["--pid-file=", "--bind-interfaces", "--listen-address=127.0.0.1", "--address=/#/"]);
     command.args([format!("--port={port}"), "--address=/web.test/127.0.0.1".into()]);
+    // The kernel itself says that there is no way for TCP to a multicast address: no packet leaves the machine.
+    command.args(["--address=/both.test/127.0.0.1", "--address=/both.test/::1", "--address=/away.test/224.0.0.1"]);
     if super::is_root() {
         command.arg("--user=root");
     }

@@ -52,9 +52,29 @@ pub fn no_new_privs() -> Result<(), InstallError> {
 
 /// Sets no_new_privs and installs `policy`; with `listener` a descriptor for its notifications comes back.
 pub fn install(policy: &Policy, scope: Scope, listener: bool) -> Result<Installed, InstallError> {
-    let mut program = policy.assemble()?;
+    Filter::of(policy)?.install(scope, listener)
+}
+
+/// A policy in the kernel's words, ready to be installed.
+#[derive(Debug)]
+pub struct Filter(Vec<libc::sock_filter>);
+
+impl Filter {
+    /// Assembles it.
+    pub fn of(policy: &Policy) -> Result<Self, InstallError> {
+        Ok(Self(policy.assemble()?))
+    }
+
+    /// Sets no_new_privs and installs it; with `listener` a descriptor for its notifications comes back.
+    pub fn install(&self, scope: Scope, listener: bool) -> Result<Installed, InstallError> {
+        install_program(&self.0, scope, listener)
+    }
+}
+
+fn install_program(program: &[libc::sock_filter], scope: Scope, listener: bool) -> Result<Installed, InstallError> {
     no_new_privs()?;
-    let program = sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // The kernel only reads it.
+    let program = sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
     let mut flags = match scope {
         Scope::Thread => 0,
         Scope::Process => libc::SECCOMP_FILTER_FLAG_TSYNC,

@@ -7,7 +7,6 @@ use std::time::Instant;
 use nix::errno::Errno;
 
 use super::super::attempt::Progress;
-use super::super::flight::MAX_PENDING;
 use super::super::lookup::Effort;
 use super::super::notify::{self, Answer, ERESTARTSYS};
 use super::super::target;
@@ -60,8 +59,9 @@ impl Worker {
         let mut again = TICK;
         let mut looks = LOOKS;
         let first = self.looked_at;
-        for step in 0..MAX_PENDING {
-            let slot = (first + step) % MAX_PENDING;
+        let slots = self.slots.len();
+        for step in 0..slots {
+            let slot = (first + step) % slots;
             let Some(pending) = &self.slots[slot] else { continue };
             let call = pending.call;
             if pending.deadline.is_some_and(|deadline| deadline <= now) {

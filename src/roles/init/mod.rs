@@ -3,8 +3,8 @@
 //! It stays in the first user namespace (U1) with that namespace's capabilities, out of the payload's reach: the payload is
 //! in a user namespace below, and init can not be looked into. It holds no data of anybody.
 //!
-//! States: *building* (each stage reported to front), *waiting* for the warden's "ready", *running*, *over*. Over is the
-//! exit of pid 1, and with it the kernel kills whatever else is left in the pid namespace.
+//! States: *building* (each stage reported to front), *waiting* for the warden's "ready", *running*, *over*. Over begins with
+//! the end of whatever else is left in the pid namespace, which is said at once; then pid 1 exits, and takes the mounts along.
 
 //!
 //! - [`plan`]: what front worked out. [`build`]: the stages of a jail. [`start`]: those of a command.
@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::WaitPidFlag;
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use super::fork::exit;
@@ -194,17 +194,23 @@ impl Running {
             }
         }
         if self.killing_at.is_some_and(|at| at <= Instant::now()) {
-            let ending = self.ending.unwrap_or(Ending::Signalled(Signal::SIGKILL as i32));
-            let _ = self.ends.front.send(&InitToFront::Ended(ending));
-            return Turn::Over(0);
+            return self.end(self.ending.unwrap_or(Ending::Signalled(Signal::SIGKILL as i32)));
         }
         match self.ending {
-            Some(ending) if !self.plan.wait || !has_children() => {
-                let _ = self.ends.front.send(&InitToFront::Ended(ending));
-                Turn::Over(0)
-            }
+            Some(ending) if !self.plan.wait || !has_children() => self.end(ending),
             _ => Turn::Again,
         }
+    }
+
+    /// Ends whatever is left, and says so before this process goes: that takes the kernel a while (its mounts), in which the
+    /// warden and the relay can end as well.
+    fn end(&self, ending: Ending) -> Turn {
+        // As pid 1 this reaches every other process of the namespace; what they leave behind comes here to be reaped.
+        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+        while !matches!(waitpid(None, None), Err(Errno::ECHILD)) {}
+        let _ = self.ends.warden.send(&InitToWarden::Over);
+        let _ = self.ends.front.send(&InitToFront::Ended(ending));
+        Turn::Over(0)
     }
 
     fn reap(&mut self) {

@@ -9,8 +9,8 @@ use nix::unistd::{Uid, getppid};
 use super::prepare::Chosen;
 use crate::control::channel::{Channel, ChannelError};
 use crate::control::messages::{ClientAnswer, ClientRequest, JailStatus};
-use crate::control::rundir::{self, Listener};
-use crate::log::escape;
+use crate::control::rundir::Listener;
+use crate::escape::escape;
 use crate::roles::RunOptions;
 
 /// Connections that may be open at once.
@@ -39,9 +39,8 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Takes the jail's name in the run folder.
+    /// Takes the jail's name in the run folder, which must exist.
     pub fn bind(options: &RunOptions, chosen: &Chosen) -> Result<Self, String> {
-        rundir::create(&chosen.run_folder).map_err(|e| e.to_string())?;
         let listener = Listener::bind(&chosen.run_folder, &chosen.jail).map_err(|e| e.to_string())?;
         let words: Vec<String> =
             options.command.iter().map(|word| escape(&word.to_string_lossy()).into_owned()).collect();

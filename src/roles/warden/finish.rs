@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, waitpid};
 
-use super::{Source, Warden};
+use super::{Source, Warden, children};
 use crate::control::messages::WardenToFront;
 use crate::control::worker::{DRAIN_MOST, FromWarden};
 use crate::mediate::ToMediator;
@@ -22,6 +21,7 @@ impl Warden {
         self.read_letters();
         // It may hold a copy of a socket of the jail's, which would keep that socket's end from the relay.
         let _ = kill(self.mediator.pid, Signal::SIGKILL);
+        children::keep_ends();
         let mut until = Instant::now() + LAST_WORDS;
         let (mut waits, mut hurried) = (false, !self.tree_is_dead);
         self.tell_workers(if self.tree_is_dead { &FromWarden::Stop } else { &FromWarden::Abandon });
@@ -51,16 +51,10 @@ impl Warden {
         }
         self.clients.close();
         let _ = self.front.send(&WardenToFront::Finished { summary: text, answered: self.summary.answered() });
-        for role in [self.relay.pid, self.mediator.pid] {
-            let _ = kill(role, Signal::SIGKILL);
-            let _ = waitpid(role, None);
-        }
-        // The mediator's own child came to this process when its parent went; it dies of that, unless it hangs in the
+        let _ = kill(self.relay.pid, Signal::SIGKILL);
+        // The mediator's own child comes to this process when its parent goes; it dies of that, unless it hangs in the
         // kernel on a descriptor of the jail's.
-        let patience = Instant::now() + LAST_WORDS;
-        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok() && Instant::now() < patience {
-            let _ = poll(&mut [], PollTimeout::from(1u8));
-        }
+        children::reap_all(LAST_WORDS);
     }
 
     /// Lets the mediator tell what is left: the jail's last lines in its /dev/log, its last refused connect.

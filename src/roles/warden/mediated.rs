@@ -3,8 +3,8 @@
 use super::Warden;
 use crate::control::channel::ChannelError;
 use crate::control::messages::{Refusal, WardenToFront};
+use crate::escape::escape;
 use crate::jail::letterbox;
-use crate::log::escape;
 use crate::mediate::FromMediator;
 
 impl Warden {

@@ -7,6 +7,7 @@
 //! It ends when front says so or is gone: the relay delivers the last bytes and stops, the last records are written, front
 //! gets the summary.
 
+mod children;
 mod clients;
 mod dialler;
 mod finish;
@@ -30,10 +31,11 @@ use crate::control::messages::{
     FrontToWarden, InitToWarden, Refusal, RelaySetup, RelayToWarden, UsherToInit, WardenToFront, WardenToInit,
     WardenToRelay, take,
 };
+use crate::control::rundir;
 use crate::control::worker::{FromWarden, ToWarden};
+use crate::escape::escape;
 use crate::jail::seccomp::install::{Scope, install};
 use crate::jail::seccomp::roles as cages;
-use crate::log::escape;
 use crate::log::sink::Sink;
 use crate::log::summary::Summary;
 use crate::mediate::{FromMediator, ToMediator};
@@ -109,7 +111,7 @@ struct Warden {
     up: bool,
     workers_up: usize,
     over: bool,
-    /// Front has said that the tree is dead: it was not killed itself.
+    /// Init, or front, has said that the tree is dead: they were not killed themselves.
     tree_is_dead: bool,
     /// A worker delivers the last bytes.
     draining: bool,
@@ -155,12 +157,14 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
 
     // Before the standard streams go: the log may be standard error.
     let chosen = prepare::choose(options, &ends.front)?;
+    let prepare = WardenToRelay::Prepare { direct: matches!(chosen.network.kind, Kind::Direct) };
+    to_relay.send(&prepare).map_err(|e| own("can not reach the relay")(&e))?;
     let sink = prepare::open_log(options, &chosen)?;
     for path in &chosen.sockets {
         let _ = to_mediator.send(&sockets::allow(path, options)); // Its end is heard in the loop.
     }
     fork::leave_streams().map_err(|e| own("can not open /dev/null")(&e))?;
-    let clients = Clients::bind(options, &chosen).map_err(Refusal)?;
+    rundir::create(&chosen.run_folder).map_err(|e| Refusal(e.to_string()))?;
     let dialler = match &chosen.network.kind {
         Kind::Socks5(proxy) => {
             Some(Dialler::new(&proxy.host, proxy.port).map_err(|e| own("can not prepare to dial the proxy")(&e))?)
@@ -172,9 +176,10 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         Kind::Socks5(_) | Kind::Unbuilt(_) => None,
     };
     let no_cage = own("the warden can not close its own cage");
-    // While front builds the namespaces.
     let prepared = WardenToFront::Prepared(chosen.prepared());
     ends.front.send(&prepared).map_err(|e| own("front is gone")(&e))?;
+    // From here on while front builds the namespaces; a name that is taken still ends the jail before there is a command.
+    let clients = Clients::bind(options, &chosen).map_err(Refusal)?;
     cages::drop_capabilities().map_err(|e| no_cage(&e))?;
     prctl::set_dumpable(false).map_err(|e| no_cage(&e))?;
     install(&cages::warden(), Scope::Process, false).map_err(|e| no_cage(&e))?;
@@ -306,6 +311,7 @@ impl Warden {
                 }
             }
             Ok((InitToWarden::Running, _)) => {}
+            Ok((InitToWarden::Over, _)) => (self.over, self.tree_is_dead) = (true, true),
             // The tree is gone; front hears it too and says Finish.
             Err(_) => self.init = None,
         }

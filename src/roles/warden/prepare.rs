@@ -13,7 +13,7 @@ use super::{host, sockets};
 use crate::control::channel::Channel;
 use crate::control::messages::{FrontToWarden, HostView, Prepared, Refusal, RelaySetup, WardenToFront};
 use crate::control::rundir;
-use crate::log::escape;
+use crate::escape::escape;
 use crate::log::sink::Sink;
 use crate::names::resolv;
 use crate::overlay;

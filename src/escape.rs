@@ -12,24 +12,30 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     }
     let mut safe = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        if is_plain(c) {
-            safe.push(c);
-        } else if c == '\\' {
-            safe.push_str("\\\\");
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(safe, "\\u{{{:x}}}", u32::from(c));
-        }
+        if c == '\\' { safe.push_str("\\\\") } else { push(&mut safe, c) }
     }
     Cow::Owned(safe)
 }
 
+/// Appends one character likewise, but a backslash as it is: for lines that are shown and never read back.
+pub fn push(safe: &mut String, c: char) {
+    if is_visible(c) {
+        safe.push(c);
+    } else {
+        // Writing to a String cannot fail.
+        let _ = write!(safe, "\\u{{{:x}}}", u32::from(c));
+    }
+}
+
 fn is_plain(c: char) -> bool {
+    c != '\\' && is_visible(c)
+}
+
+fn is_visible(c: char) -> bool {
     !c.is_control()
         && !matches!(
             c,
-            '\\'
-                | '\u{ad}' // soft hyphen
+            '\u{ad}' // soft hyphen
                 | '\u{61c}' // Arabic letter mark
                 | '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}' // Hangul fillers
                 | '\u{180e}'
