@@ -364,3 +364,19 @@ fn two_jails_of_one_name_are_refused() {
     assert_eq!(done.code(), 125, "{done:?}");
     assert!(done.err.contains("lab-twin"), "{done:?}");
 }
+
+#[test]
+fn a_file_that_a_client_of_exec_gives_for_reading_can_not_be_written() {
+    let jail = Jail::socks5("127.0.0.1:9".parse().unwrap(), "").with(&["--name", "reads"]);
+    let mut running = jail.start("app:proxy", &["sh", "-c", "echo up; read x"]);
+    running.until("up");
+    let file = jail.home().join("input");
+    std::fs::write(&file, "the text\n").unwrap();
+    let line = "cat; { echo forged >/proc/self/fd/0; } 2>&1";
+    let mut command = jail.netjail(&["exec", "reads", "--", "sh", "-c", line]);
+    command.stdin(std::fs::File::open(&file).unwrap());
+    let said = command.output().unwrap();
+    let out = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(out.starts_with("the text\n") && out.contains("Read-only"), "{said:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "the text\n");
+}

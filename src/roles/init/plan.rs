@@ -66,7 +66,11 @@ impl Plan {
             queues: options.workers,
             wait: options.wait,
             view,
-            filter: seccomp::Options { core_limit_is_fixed: core_dumps::limit().is_some(), ..options.filter },
+            filter: seccomp::Options {
+                core_limit_is_fixed: core_dumps::limit().is_some(),
+                is_root: geteuid().is_root(),
+                ..options.filter
+            },
             shares: counters::Shares::of_caller(),
             secret_variables: prepared.secret_variables.clone(),
             session: options.session.variables().collect(),

@@ -17,6 +17,7 @@ mod prepare;
 mod sockets;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -79,6 +80,9 @@ pub fn run(options: &RunOptions, ends: Ends) -> ! {
     }
 }
 
+/// How long front may take to say that the tree has ended.
+const FRONT_PATIENCE: Duration = Duration::from_secs(5);
+
 fn own(what: &'static str) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
     move |e| Refusal(format!("{what}: {e}"))
 }
@@ -117,6 +121,8 @@ struct Warden {
     draining: bool,
     /// Nobody wants to wait for them.
     hurry: bool,
+    /// Since when there is no tree any more, though front has not said so.
+    init_gone: Option<Instant>,
     /// The mediator may still have something to tell when the jail has ended.
     letters: bool,
 }
@@ -202,6 +208,7 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         tree_is_dead: false,
         draining: false,
         hurry: false,
+        init_gone: None,
         letters: false,
     })
 }
@@ -226,7 +233,16 @@ impl Warden {
         // Ushers that are done; the relay's and the mediator's ends are heard on their channels.
         while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
         let (mut polled, sources) = self.sources();
-        match poll(&mut polled, PollTimeout::NONE) {
+        let patience = self.init_gone.map_or(PollTimeout::NONE, |at| {
+            let left = (at + FRONT_PATIENCE).saturating_duration_since(Instant::now());
+            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut polled, patience) {
+            // Front is stopped: the jail ends without it, and it learns that when it goes on.
+            Ok(0) if self.init_gone.is_some_and(|at| at.elapsed() >= FRONT_PATIENCE) => {
+                (self.over, self.tree_is_dead) = (true, true);
+                return;
+            }
             Ok(_) | Err(Errno::EINTR) => {}
             Err(_) => {
                 self.over = true;
@@ -313,7 +329,7 @@ impl Warden {
             Ok((InitToWarden::Running, _)) => {}
             Ok((InitToWarden::Over, _)) => (self.over, self.tree_is_dead) = (true, true),
             // The tree is gone; front hears it too and says Finish.
-            Err(_) => self.init = None,
+            Err(_) => (self.init, self.init_gone) = (None, Some(Instant::now())),
         }
     }
 
