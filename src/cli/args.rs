@@ -200,6 +200,9 @@ pub struct StopArguments {
     /// The jails' names.
     #[arg(required = true, value_name = "JAIL")]
     pub jails: Vec<String>,
+    /// Say less: no progress.
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// Arguments of `check`.
@@ -211,6 +214,9 @@ pub struct CheckArguments {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+    /// Say less: only what is wrong.
+    #[arg(short, long, conflicts_with = "json")]
+    pub quiet: bool,
 }
 
 /// Arguments of `networks`.
@@ -295,6 +301,12 @@ pub struct SelftestArguments {
     /// Only the case of this name; repeatable.
     #[arg(long, value_name = "CASE")]
     pub only: Vec<String>,
+    /// Say more: all of the evidence.
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Say less: no progress, and in the table only what is not blocked.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
 }
 
 /// Arguments of `selftest-attack`.

@@ -7,10 +7,11 @@
 //! | the kernel says | a blocking caller | |
 //! |---|---|---|
 //! | 0 or another errno | has its answer | |
-//! | EINPROGRESS | waits | asked again at once: over loopback the handshake is over by then |
+//! | EINPROGRESS | waits | over loopback asked again at once: the handshake is over by then |
 //! | EALREADY | waits | another thread's connect is under way: natively this one joins it |
 //! | EAGAIN of AF_UNIX | waits | the listener's backlog is full; nothing tells when it is not: asked again on a timer |
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -24,7 +25,10 @@ pub struct Attempt {
     /// The unix socket's inode, which the address leads to by its descriptor's number.
     _object: Option<OwnedFd>,
     blocking: bool,
+    /// The open file's flags, as long as they were read a moment ago.
+    flags: Cell<Option<OFlag>>,
     unix: bool,
+    loopback: bool,
 }
 
 /// How far it has come.
@@ -41,8 +45,10 @@ pub enum Progress {
 impl Attempt {
     /// An attempt with the caller's own bytes: INET, an abstract name.
     pub fn with_address(socket: OwnedFd, address: Vec<u8>, unix: bool) -> Result<Self, Errno> {
-        let blocking = !OFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFL)?).contains(OFlag::O_NONBLOCK);
-        Ok(Self { socket, address, _object: None, blocking, unix })
+        let flags = OFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFL)?);
+        let (blocking, flags) = (!flags.contains(OFlag::O_NONBLOCK), Cell::new(Some(flags)));
+        let loopback = !unix && is_loopback(&address);
+        Ok(Self { socket, address, _object: None, blocking, flags, unix, loopback })
     }
 
     /// An attempt to reach the unix socket whose inode `object` holds, by no path of the jail's.
@@ -70,15 +76,16 @@ impl Attempt {
             return Progress::Done(self.connect());
         }
         // Anybody who shares the open file may have taken the flag away again since the last step.
-        if let Err(errno) = self.set_nonblocking(true) {
-            return Progress::Done(Err(errno));
-        }
+        let flags = match self.set_nonblocking() {
+            Ok(flags) => flags,
+            Err(errno) => return Progress::Done(Err(errno)),
+        };
         let mut got = self.connect();
-        if got == Err(Errno::EINPROGRESS) {
+        if got == Err(Errno::EINPROGRESS) && self.loopback {
             got = self.connect();
         }
         // It can only fail on a descriptor that is not open, and this one is.
-        let _ = self.set_nonblocking(false);
+        let _ = fcntl(&self.socket, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK));
         match got {
             Err(Errno::EINPROGRESS | Errno::EALREADY) => Progress::WhenWritable,
             Err(Errno::EAGAIN) if self.unix => Progress::Later,
@@ -99,10 +106,13 @@ impl Attempt {
         if self.unix { Errno::EAGAIN } else { Errno::EINPROGRESS }
     }
 
-    fn set_nonblocking(&self, on: bool) -> Result<(), Errno> {
-        let mut flags = OFlag::from_bits_retain(fcntl(&self.socket, FcntlArg::F_GETFL)?);
-        flags.set(OFlag::O_NONBLOCK, on);
-        fcntl(&self.socket, FcntlArg::F_SETFL(flags)).map(drop)
+    /// Returns what the flags were.
+    fn set_nonblocking(&self) -> Result<OFlag, Errno> {
+        let flags = match self.flags.take() {
+            Some(flags) => flags,
+            None => OFlag::from_bits_retain(fcntl(&self.socket, FcntlArg::F_GETFL)?),
+        };
+        fcntl(&self.socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map(|_| flags)
     }
 
     fn connect(&self) -> Result<(), Errno> {
@@ -121,5 +131,15 @@ impl Attempt {
                 Err(errno) => return Err(errno),
             }
         }
+    }
+}
+
+/// Whether a connect to it stays in the jail: 127.0.0.0/8 and ::1 (ip(7), ipv6(7)).
+fn is_loopback(address: &[u8]) -> bool {
+    let family = address.first_chunk().map(|b| i32::from(u16::from_ne_bytes(*b)));
+    match family {
+        Some(libc::AF_INET) => address.get(4) == Some(&127),
+        Some(libc::AF_INET6) => address.get(8..24).is_some_and(|ip| ip == std::net::Ipv6Addr::LOCALHOST.octets()),
+        _ => false,
     }
 }

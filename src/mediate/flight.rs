@@ -26,16 +26,8 @@ pub struct Flight {
 impl Flight {
     /// Maps it; it stays for as long as the process does.
     pub fn new() -> Result<Self, Errno> {
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-        let size = size_of::<[Slot; MAX_PENDING]>();
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let at = unsafe { libc::mmap(std::ptr::null_mut(), size, protection, flags, -1, 0) };
-        if at == libc::MAP_FAILED {
-            return Err(Errno::last());
-        }
-        // SAFETY: the mapping is large enough, aligned to a page, never unmapped, and zeroes are valid atomics.
-        Ok(Self { slots: unsafe { &*at.cast::<[Slot; MAX_PENDING]>() } })
+        // SAFETY: zeroes are valid atomics.
+        Ok(Self { slots: unsafe { map_shared::<[Slot; MAX_PENDING]>() }? })
     }
 
     /// Notes a call.
@@ -57,6 +49,22 @@ impl Flight {
         };
         self.slots.iter().filter_map(take).collect()
     }
+}
+
+/// A zeroed `T` that is shared with the children of this process, and stays for as long as they do.
+///
+/// # Safety
+/// All zeroes must be a value of `T`, and `T` must be made for more than one process at a time: of atomics.
+pub(super) unsafe fn map_shared<T>() -> Result<&'static T, Errno> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), size_of::<T>(), protection, flags, -1, 0) };
+    if at == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    // SAFETY: the mapping is large enough, aligned to a page, never unmapped, and the caller vouches for zeroes.
+    Ok(unsafe { &*at.cast::<T>() })
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@
 //!
 //! # Two processes
 //! A descriptor that belongs to somebody else can block at any time: another holder flips `O_NONBLOCK` back, a close lingers.
-//! So what touches them is a disposable [`worker`], one thread and one loop, whose watchdog ends it after
-//! [`worker::PATIENCE`]; [`supervise`] is its parent, which touches none of them, keeps the listeners and what was learnt, fails
+//! So what touches them is a disposable [`worker`], one thread and one loop, which is ended when a round lasts for
+//! [`worker::PATIENCE`] ([`watchdog`]); [`supervise`] is its parent, which touches none of them, keeps the listeners and what was learnt, fails
 //! the calls that were under way and forks the next worker. A jail harms only its own connects. When both are gone the kernel
 //! answers ENOSYS.
 //!
@@ -39,6 +39,7 @@ pub mod messages;
 pub mod notify;
 mod supervise;
 pub mod target;
+mod watchdog;
 pub mod worker;
 
 use std::io;

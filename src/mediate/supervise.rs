@@ -20,9 +20,11 @@ use super::flight::Flight;
 use super::messages::{acknowledge, receive_listener};
 use super::notify::{self, Answer};
 use super::target::network_of;
+use super::watchdog::Watchdog;
 use super::worker::Worker;
 use super::{FromMediator, MediateError, Setup, ToMediator};
 use crate::control::channel::{self, Channel, ChannelError};
+use crate::jail::counters;
 use crate::jail::seccomp::install::{Scope, install};
 use crate::jail::seccomp::roles;
 
@@ -95,6 +97,7 @@ pub(super) struct State {
     /// Two or none. Only a worker reads them.
     pub letterbox: Vec<OwnedFd>,
     pub flight: Flight,
+    pub watchdog: Watchdog,
 }
 
 struct Supervisor {
@@ -105,22 +108,23 @@ struct Supervisor {
     numbers: u32,
     deaths: u32,
     born: Instant,
+    /// The worker's round at the last look.
+    round: u64,
 }
 
 /// Runs the mediator until the warden closes the control channel. To be called by a process that holds nothing else, in
 /// the host's namespaces, single-threaded; capabilities are dropped and the cage is put on in here.
 pub fn run(setup: Setup) -> Result<(), MediateError> {
     let system = |what| move |errno: Errno| MediateError::System { what, why: errno.into() };
-    // Descriptors in flight are the jail's to multiply, not to run out of; a refusal leaves the limit as it is.
-    if let Ok((_, hard)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
-        let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, hard, hard);
-    }
+    // Descriptors in flight are the jail's to multiply, not to run out of.
+    counters::raise_descriptors();
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(system("tie its life to the warden's"))?;
     roles::drop_capabilities().map_err(|e| MediateError::Cage(e.to_string()))?;
     // With capabilities dropped the kernel has made the process undumpable or not by its own rules: it is settled here.
     nix::sys::prctl::set_dumpable(false).map_err(system("become undumpable"))?;
     install(&roles::mediator(false), Scope::Process, false).map_err(|e| MediateError::Cage(e.to_string()))?;
     let flight = Flight::new().map_err(system("map its table"))?;
+    let watchdog = Watchdog::new().map_err(system("make its watchdog"))?;
     let mut state = State {
         listeners: Vec::new(),
         bound: Bound::default(),
@@ -128,6 +132,7 @@ pub fn run(setup: Setup) -> Result<(), MediateError> {
         allow_datagrams: setup.allow_datagrams,
         letterbox: Vec::new(),
         flight,
+        watchdog,
     };
     nonblocking(setup.control.as_fd()).map_err(system("prepare its channel"))?;
     let worker = start_worker(&mut state, &[setup.control.as_raw_fd()]).map_err(system("start its worker"))?;
@@ -139,6 +144,7 @@ pub fn run(setup: Setup) -> Result<(), MediateError> {
         numbers: 0,
         deaths: 0,
         born: Instant::now(),
+        round: 0,
     };
     match supervisor.serve() {
         Ok(never) => match never {},
@@ -178,6 +184,7 @@ fn start_worker(state: &mut State, not_for_it: &[RawFd]) -> Result<(Pid, Channel
                 allow_datagrams: state.allow_datagrams,
                 letterbox: std::mem::take(&mut state.letterbox),
                 flight: state.flight,
+                watchdog: state.watchdog,
             };
             let caged = install(&roles::mediator(true), Scope::Process, false).is_ok();
             let ran = caged && Worker::new(taken, theirs).and_then(Worker::run).is_ok();
@@ -200,6 +207,7 @@ impl Supervisor {
             let mut waiting = vec![
                 PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.worker.1.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.state.watchdog.timer().as_fd(), PollFlags::POLLIN),
             ];
             waiting.extend(self.commands.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
             // No event but the hang-up, which comes when the last process of that filter is gone.
@@ -209,10 +217,13 @@ impl Supervisor {
                 Err(errno) => return Err(self.failed("wait", errno)),
             }
             let ready: Vec<PollFlags> = waiting.iter().map(|w| w.revents().unwrap_or(PollFlags::empty())).collect();
-            let (commands, listeners) = ready[2..].split_at(self.commands.len());
+            let (commands, listeners) = ready[3..].split_at(self.commands.len());
             let (commands, listeners) = (commands.to_vec(), listeners.to_vec());
             if !ready[1].is_empty() {
                 self.hear_worker()?;
+            }
+            if !ready[2].is_empty() && self.state.watchdog.look(&mut self.round) {
+                self.replace()?;
             }
             let mut at = 0;
             self.state.listeners.retain(|_| {
@@ -334,6 +345,7 @@ impl Supervisor {
                 let _ = notify::answer(listener.fd.as_fd(), id, Answer::Error(libc::ECONNABORTED));
             }
         }
+        self.state.watchdog.reset();
         self.deaths = if self.born.elapsed() < AT_ONCE { self.deaths + 1 } else { 0 };
         self.born = Instant::now();
         if self.deaths >= MAX_DEATHS {

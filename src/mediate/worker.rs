@@ -14,7 +14,7 @@
 //! kernel then restarts the call, or, where the handler has no SA_RESTART, returns EINTR from a connect that has not begun.
 //!
 //! # Watchdog
-//! Outside of epoll an alarm runs. Its signal has the default action: a worker that a jail has blocked ends itself.
+//! Outside of epoll the parent watches: it ends a worker that a jail has blocked ([`super::watchdog`]).
 
 mod decide;
 mod letters;
@@ -165,13 +165,13 @@ impl Worker {
     pub(super) fn run(mut self) -> Result<(), Errno> {
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            watchdog(None);
+            self.state.watchdog.idle();
             let ready = match self.epoll.wait(&mut events, self.patience()) {
                 Ok(n) => n,
                 Err(Errno::EINTR) => 0,
                 Err(errno) => return Err(errno),
             };
-            watchdog(Some(PATIENCE));
+            self.state.watchdog.busy();
             for event in &events[..ready] {
                 match event.data() {
                     CHANNEL => {
@@ -347,15 +347,4 @@ impl Worker {
             self.say(event);
         }
     }
-}
-
-/// Ends this process by SIGALRM after a while, or no longer.
-fn watchdog(after: Option<Duration>) {
-    let seconds = after.map_or(0, |d| d.as_secs() as libc::time_t);
-    let once = libc::itimerval {
-        it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 },
-        it_value: libc::timeval { tv_sec: seconds, tv_usec: 0 },
-    };
-    // SAFETY: a live structure; the old value is not asked for.
-    unsafe { libc::syscall(libc::SYS_setitimer, libc::ITIMER_REAL, &raw const once, std::ptr::null_mut::<u8>()) };
 }

@@ -123,6 +123,11 @@ impl Handshake {
         self.phase == Phase::Greeted
     }
 
+    /// Whether the request has been sent: what comes now is the answer to it.
+    pub fn requested(&self) -> bool {
+        matches!(self.phase, Phase::Reply(_) | Phase::Done)
+    }
+
     /// Bytes that are to be sent now.
     pub fn outgoing(&self) -> &[u8] {
         &self.message[self.sent..]

@@ -29,6 +29,7 @@ use crate::check;
 use crate::control::channel::{self, Channel, ChannelError};
 use crate::control::messages::{Ending, FrontToInit, FrontToWarden, InitToFront, Prepared, Refusal, WardenToFront};
 use crate::control::worker::DRAIN_MOST;
+use crate::jail::counters;
 use crate::jail::environment::{self, Choices, Environment};
 use crate::jail::letterbox;
 use crate::jail::namespaces::{self, Side};
@@ -149,6 +150,7 @@ fn own(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
 fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Ending, Stop> {
     let handled = Signals::block(&[]).map_err(|e| own("can not block signals")(&e))?;
     let attributes = Attributes::of_caller(ignored, handled.mask_before());
+    counters::raise_descriptors();
 
     let no_channel = own("can not make a channel");
     let (to_warden, warden_end) = channel::pair::<FrontToWarden, WardenToFront>().map_err(|e| no_channel(&e))?;
@@ -368,6 +370,7 @@ impl Watch<'_> {
             Ok((InitToFront::Closed, _)) => {
                 // Until now init needed a parent that can be read (a fork of an undumpable one can not write its map).
                 let _ = prctl::set_dumpable(false);
+                let _ = prctl::set_no_new_privs();
                 None
             }
             Ok((InitToFront::Notes(notes), _)) => {

@@ -193,6 +193,10 @@ pub(super) struct Live {
     pub early: Vec<u8>,
     /// When a byte last moved, or a direction closed.
     pub progress: Instant,
+    /// Bytes that came since this side last had a chance to acknowledge them.
+    pub unanswered: usize,
+    /// When they are acknowledged even if there is nothing else to say.
+    pub held_until: Option<Instant>,
 }
 
 impl Live {
@@ -217,6 +221,21 @@ impl Live {
     pub fn is_half_closed(&self) -> bool {
         use tcp::State::{CloseWait, Closing, FinWait1, FinWait2, LastAck};
         matches!(self.state(), CloseWait | FinWait1 | FinWait2 | LastAck | Closing)
+    }
+}
+
+impl Flow {
+    /// Until when the acknowledgement of a small request may wait for the answer, where there is nothing else to send.
+    pub fn may_hold(&mut self, now: Instant, hold: Duration, most: usize) -> Option<Instant> {
+        let Phase::Live(live) = &mut self.phase else { return None };
+        let small = live.unanswered > 0 && live.unanswered <= most;
+        let quiet = live.is_empty() && !live.finishing && !live.hole && live.state() == tcp::State::Established;
+        let until = live.held_until.unwrap_or(now + hold);
+        if !small || !quiet || until <= now {
+            return None;
+        }
+        live.held_until = Some(until);
+        Some(until)
     }
 }
 

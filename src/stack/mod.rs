@@ -55,6 +55,12 @@ const BURST: usize = 64;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const LOOKED_AT_OFTEN: u32 = 64;
 
+/// How long a bare acknowledgement of at most so many bytes waits for an answer that it can ride on: a quarter of what a
+/// round trip costs this side is that packet. Short enough for a client that holds a second small write back until the first
+/// one is acknowledged (Nagle), and nothing for one that sends more than small requests.
+const HOLD: Duration = Duration::from_millis(1);
+const HOLD_MOST: usize = 2048;
+
 /// The least time to a flow's next look when smoltcp says "now" but has nothing to send.
 const FLOOR: Duration = Duration::from_millis(10);
 
@@ -179,6 +185,8 @@ impl Stack {
             orderly: false,
             early: early.to_vec(),
             progress: now,
+            unanswered: 0,
+            held_until: None,
         };
         let held = self.table.promote(id, live);
         if let Some(live) = self.table.live(id) {
@@ -313,9 +321,11 @@ impl Stack {
     pub fn flush(&mut self, now: Instant, sink: &mut dyn Sink) {
         let mut turn = std::mem::replace(&mut self.egress, std::mem::take(&mut self.egress_spare));
         for id in turn.drain(..) {
-            if let Some(flow) = self.table.get_mut(id) {
-                flow.egress_queued = false;
-                self.send(now, id, sink);
+            let Some(flow) = self.table.get_mut(id) else { continue };
+            flow.egress_queued = false;
+            match flow.may_hold(now, HOLD, HOLD_MOST) {
+                Some(until) => self.deadlines.set(id, until, &mut flow.registered),
+                None => self.send(now, id, sink),
             }
         }
         self.egress_spare = turn;
@@ -493,6 +503,7 @@ impl Stack {
         if tcp.data > 0 {
             live.touched = true;
             live.progress = now;
+            live.unanswered += tcp.data;
             live.hole |= live.socket_ref().recv_queue() < queued + tcp.data;
         }
         match (before, after) {
@@ -509,6 +520,7 @@ impl Stack {
     /// Sends what a live flow has to send, sees whether it has ended, and sets its next deadline.
     fn send(&mut self, now: Instant, id: FlowId, sink: &mut dyn Sink) {
         let Some(Flow { phase: Phase::Live(live), registered, .. }) = self.table.get_mut(id) else { return };
+        (live.unanswered, live.held_until) = (0, None);
         let established = !matches!(live.state(), State::SynReceived);
         if established {
             if !live.early.is_empty() {

@@ -4,12 +4,13 @@
 //! Open -> decide -> deny: refuse
 //!                -> direct: socket, connect  ----------------> connected -> accept
 //!                -> socks5: ask the warden -> descriptor -> connected -> handshake -> accept
+//!                           or go on with the ready one ---------------> request --> accept
 //! ```
 //!
 //! Each dial has one deadline, from the SYN on. Whatever ends it closes its descriptor at once.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, connect, getsockopt, recv, send, setsockopt, socket,
@@ -19,13 +20,14 @@ use nix::sys::socket::{
 use super::dns::Stream;
 use super::poll::Token;
 use super::pump::{Flow, Stage};
+use super::ready::Taken;
 use super::{Driver, Worker, WorkerError};
 use crate::control::worker::ToWarden;
 use crate::flow::{Refusal, Target};
 use crate::log::{Close, Kind, Protocol, Record};
 use crate::names::Lookup;
+use crate::overlay::DialError;
 use crate::overlay::socks5::{Handshake, Progress};
-use crate::overlay::{Credentials, DialError};
 use crate::policy::{Request, Rule, Verdict};
 use crate::stack::FlowId;
 
@@ -36,13 +38,16 @@ const REPLY: usize = 2048;
 pub(super) struct Dial {
     target: Target,
     step: Step,
+    /// The connection was made before the dial, and no answer to the request has come yet: if it closes now, that says
+    /// nothing about the target.
+    unproven: bool,
 }
 
 enum Step {
     /// The warden was asked.
     Asked,
-    /// connect(2) is in progress.
-    Connecting,
+    /// connect(2) is in progress; a connection that was made ahead has its handshake with it.
+    Connecting(Option<Handshake>),
     /// The proxy is spoken to.
     Greeting(Handshake),
 }
@@ -78,7 +83,7 @@ impl Worker {
                 record.network = Some(network.clone());
             }
         }
-        let dial = Box::new(Dial { target: target.clone(), step: Step::Asked });
+        let dial = Box::new(Dial { target: target.clone(), step: Step::Asked, unproven: false });
         self.keep(Flow::new(id, Stage::Dialling(dial), self.now, Some(Box::new(record))));
         if self.drain.is_some() {
             // A SYN that lay in the queue when its program ended.
@@ -93,8 +98,49 @@ impl Worker {
                 },
                 Target::Name(..) => self.dial_failed(id, DialError::Inexpressible),
             },
-            Driver::Socks5 { .. } => self.ask(id),
+            Driver::Socks5 { .. } => {
+                let last = self.last_dial();
+                match self.ready.take(self.now) {
+                    Some(taken) => self.adopt(id, taken),
+                    None => self.ask(id),
+                }
+                self.prepare_ready(last);
+            }
         }
+    }
+
+    /// Goes on with a connection that was made for whoever dials next.
+    fn adopt(&mut self, id: FlowId, taken: Taken) {
+        let watched = self.poll.rename(taken.fd.as_fd(), Token::Flow(id));
+        let Some(flow) = self.flows.get_mut(id.slot()).and_then(|flow| flow.as_deref_mut()) else { return };
+        let Stage::Dialling(dial) = &mut flow.stage else { return };
+        if watched.is_err() {
+            return self.ask(id);
+        }
+        // What the descriptor is ready for is told again under its new name; that it can be written is known.
+        flow.fd = Some(taken.fd);
+        flow.writable = taken.connected;
+        dial.unproven = true;
+        let mut handshake = taken.handshake;
+        if let Err(error) = handshake.request(&dial.target) {
+            return self.dial_failed(id, error);
+        }
+        dial.step = if taken.connected { Step::Greeting(handshake) } else { Step::Connecting(Some(handshake)) };
+        self.dial_step(id);
+    }
+
+    /// A connection that was made ahead has closed without a word: the dial begins again with one of its own.
+    fn begin_again(&mut self, id: FlowId) -> bool {
+        let Some(flow) = self.flow(id) else { return false };
+        let Stage::Dialling(dial) = &mut flow.stage else { return false };
+        if !std::mem::take(&mut dial.unproven) {
+            return false;
+        }
+        dial.step = Step::Asked;
+        (flow.fd, flow.readable, flow.writable, flow.ending) = (None, false, false, false);
+        self.ready.give_up();
+        self.ask(id);
+        true
     }
 
     /// Asks the warden for a connection, now or when the channel has room.
@@ -124,12 +170,9 @@ impl Worker {
         if flow.id != id || flow.fd.is_some() {
             return;
         }
-        // Each of these only tunes; a socket that refuses one still carries bytes.
-        let _ = setsockopt(&fd, sockopt::TcpNoDelay, &true);
-        let _ = setsockopt(&fd, sockopt::KeepAlive, &true);
-        let _ = setsockopt(&fd, sockopt::OobInline, &true);
-        dial.step = Step::Connecting;
-        let watched = self.poll.add(std::os::fd::AsFd::as_fd(&fd), Token::Flow(id));
+        tune(&fd);
+        dial.step = Step::Connecting(None);
+        let watched = self.poll.add(fd.as_fd(), Token::Flow(id));
         flow.fd = Some(fd);
         if let Err(errno) = watched {
             self.dial_failed(id, DialError::Direct(errno as i32));
@@ -141,6 +184,7 @@ impl Worker {
         match self.advance(id) {
             Ok(None) => {}
             Ok(Some(early)) => self.established(id, &early),
+            Err(_) if self.begin_again(id) => {}
             Err(error) => self.dial_failed(id, error),
         }
     }
@@ -150,7 +194,7 @@ impl Worker {
         let direct = matches!(self.driver, Driver::Direct);
         let Some(flow) = self.flows.get_mut(id.slot()).and_then(|flow| flow.as_deref_mut()) else { return Ok(None) };
         let (Stage::Dialling(dial), Some(fd)) = (&mut flow.stage, &flow.fd) else { return Ok(None) };
-        if matches!(dial.step, Step::Connecting) {
+        if let Step::Connecting(ahead) = &mut dial.step {
             if !flow.writable {
                 return Ok(None);
             }
@@ -160,18 +204,16 @@ impl Worker {
             }
             match &self.driver {
                 Driver::Direct => return Ok(Some(Vec::new())),
-                Driver::Socks5 { login, isolate } => {
-                    let fresh = if *isolate {
-                        Some(Credentials::random().map_err(|_| DialError::Proxy(libc::EAGAIN))?)
-                    } else {
-                        None
+                Driver::Socks5 { .. } => {
+                    let handshake = match ahead.take() {
+                        Some(handshake) => handshake,
+                        None => {
+                            let mut handshake = self.driver.greeting()?;
+                            handshake.request(&dial.target)?;
+                            handshake
+                        }
                     };
-                    let login = match (&fresh, login) {
-                        (Some(fresh), _) => Some(fresh.login()),
-                        (None, Some(login)) => Some((login.username.as_slice(), login.password.as_slice())),
-                        (None, None) => None,
-                    };
-                    dial.step = Step::Greeting(Handshake::new(&dial.target, login)?);
+                    dial.step = Step::Greeting(handshake);
                 }
             }
         }
@@ -194,6 +236,7 @@ impl Worker {
                 Ok(0) => return Err(DialError::Closed),
                 Ok(count) => {
                     flow.readable = count == REPLY || flow.ending;
+                    dial.unproven &= !handshake.requested();
                     if let Progress::Done { consumed } = handshake.receive(&reply[..count])? {
                         flow.bytes_in += (count - consumed) as u64;
                         return Ok(Some(reply[consumed..count].to_vec()));
@@ -254,10 +297,17 @@ impl Worker {
     }
 }
 
+/// Each of these only tunes; a socket that refuses one still carries bytes. (TCP_NODELAY is set by who made it.)
+pub(super) fn tune(fd: &OwnedFd) {
+    let _ = setsockopt(fd, sockopt::KeepAlive, &true);
+    let _ = setsockopt(fd, sockopt::OobInline, &true);
+}
+
 /// Starts a connection from the host itself.
 fn start(address: SocketAddr) -> nix::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
+    let _ = setsockopt(&fd, sockopt::TcpNoDelay, &true);
     match connect(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) | Err(nix::Error::EINPROGRESS) => Ok(fd),
         Err(errno) => Err(errno),

@@ -39,6 +39,7 @@ impl Worker {
         // The last packets were sent before the tree was dead, so one look at the queue finds them.
         self.queue_readable = true;
         self.forwarder = dns::Forwarder::new(Vec::new());
+        self.drop_ready();
         let pending: Vec<FlowId> =
             self.flows.iter().flatten().filter(|flow| !matches!(flow.stage, Stage::Open)).map(|flow| flow.id).collect();
         for id in pending {

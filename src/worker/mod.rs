@@ -7,13 +7,14 @@
 //! 3. do what the stack says happened, moving bytes between rings and descriptors in place;
 //! 4. flush the stack, and do what is due.
 //!
-//! Descriptors are edge-triggered: a flow remembers whether its descriptor may be read or written, and is looked at when
-//! that changes or when the stack has something for it. So a stalled reader or writer costs nothing.
+//! Flows' descriptors are edge-triggered: a flow remembers whether its own may be read or written, and is looked at when
+//! that changes or when the stack has something for it. So a stalled reader or writer costs nothing. The TUN and the channel
+//! are level-triggered, so that one packet or message can be taken without a second read that finds nothing ([`Burst`]).
 //!
 //! A dial goes: [`decide`](crate::policy::Table::decide), then a socket (from the warden for SOCKS5, an own one for direct),
 //! the handshake, and only then the SYN is answered. Every flow and question leaves one record.
 //!
-//! - `setup`: what a worker is made of. `dial`: from a SYN to a connection. `pump`: bytes. `dns`: questions answered here or forwarded.
+//! - `setup`: what a worker is made of. `dial`: from a SYN to a connection. `ready`: a connection before its dial. `pump`: bytes. `dns`: questions answered here or forwarded.
 //!   `drain`: the last bytes. `poll`: epoll.
 //!
 //! # System calls
@@ -29,6 +30,7 @@ mod dns;
 mod drain;
 mod poll;
 mod pump;
+mod ready;
 mod setup;
 #[cfg(test)]
 mod tests;
@@ -55,6 +57,7 @@ use crate::policy::{Rule, Table};
 use crate::stack::{Closed, Duration, Event, FlowId, Instant, Limit, Sink, Stack};
 use crate::tun::{self, VNET_HEADER};
 use pump::Flow;
+use ready::Ready;
 
 pub use setup::{Driver, Ended, Login, Setup, WorkerError};
 
@@ -90,16 +93,48 @@ impl Sink for &Queue {
     }
 }
 
+/// Whether it is worth to read a source until there is nothing more: only where much comes at once. In a conversation, one
+/// packet and its answer, the read that finds nothing would be half of all reads.
+#[derive(Debug, Default)]
+struct Burst {
+    on: bool,
+    last: u64,
+    row: u32,
+}
+
+impl Burst {
+    /// The source has something in this turn, as in some turns in a row where more comes than is read.
+    fn heard(&mut self, turn: u64) {
+        self.row = if self.last + 1 == turn { self.row + 1 } else { 0 };
+        self.on |= self.row >= IN_A_ROW;
+        self.last = turn;
+    }
+
+    /// It was read until there was nothing more.
+    fn emptied(&mut self, count: usize) {
+        self.on = count > 1;
+        self.row = 0;
+    }
+}
+
+/// Turns of one packet each before all are read: a handshake's last packet and the first data come in two.
+const IN_A_ROW: u32 = 3;
+
 /// A worker; see the module's text.
 pub struct Worker {
     stack: Stack,
     queue: Queue,
     queue_readable: bool,
+    turn: u64,
+    packets: Burst,
+    messages: Burst,
     channel: Channel<ToWarden, FromWarden>,
     /// The channel had no room for the last message.
     blocked: Cell<bool>,
     /// Dials that it had no room for.
     asks: VecDeque<u64>,
+    /// A connection for the next dial.
+    ready: Ready,
     poll: poll::Poll,
     table: Table,
     driver: Driver,
@@ -145,10 +180,14 @@ impl Worker {
         Ok(Self {
             stack: Stack::new(config, now),
             queue: Queue { fd: setup.queue },
-            queue_readable: true,
+            queue_readable: false,
+            turn: 0,
+            packets: Burst::default(),
+            messages: Burst::default(),
             channel: setup.channel,
             blocked: Cell::new(false),
             asks: VecDeque::new(),
+            ready: Ready::default(),
             poll,
             table: setup.table,
             driver: setup.driver,
@@ -179,6 +218,7 @@ impl Worker {
         while !self.over {
             let wait =
                 if self.queue_readable || !self.stack.is_flushed() { Some(self.now) } else { self.next_deadline() };
+            self.turn += 1;
             let ready = self
                 .poll
                 .wait(wait.map(|at| at - self.now))
@@ -186,9 +226,13 @@ impl Worker {
             self.now = Instant::from_secs(1) + Duration::from_micros(self.start.elapsed().as_micros() as u64);
             for (token, readiness) in ready {
                 match token {
-                    poll::Token::Queue => self.queue_readable = true,
+                    poll::Token::Queue => {
+                        self.packets.heard(self.turn);
+                        self.queue_readable = true;
+                    }
                     poll::Token::Channel => self.listen(readiness.readable)?,
                     poll::Token::Flow(id) => self.upstream_ready(id, readiness),
+                    poll::Token::Ready(key) => self.ready_step(key, readiness),
                     poll::Token::Question(key) => self.resolver_ready(key, readiness),
                 }
             }
@@ -206,11 +250,15 @@ impl Worker {
         if !self.queue_readable {
             return Ok(());
         }
-        for _ in 0..BATCH {
+        // What is left is told again; but only an empty queue ends a drain.
+        self.queue_readable = self.drain.is_some();
+        let most = if self.packets.on || self.queue_readable { BATCH } else { 1 };
+        for count in 0..most {
             match nix::unistd::read(&self.queue.fd, &mut self.packet) {
                 Ok(length) => self.stack.receive(self.now, &self.packet[..length], &mut &self.queue),
                 Err(nix::Error::EAGAIN) => {
                     self.queue_readable = false;
+                    self.packets.emptied(count);
                     break;
                 }
                 Err(nix::Error::EINTR) => {}
@@ -260,9 +308,15 @@ impl Worker {
         if !readable {
             return Ok(());
         }
-        loop {
+        self.messages.heard(self.turn);
+        let most = if self.messages.on { usize::MAX } else { 1 };
+        for count in 0..most {
             match self.channel.receive() {
                 Ok((message, descriptors)) => match message {
+                    FromWarden::Dialled { id } if Ready::is_ahead(id) => {
+                        self.ready_dialled(id, descriptors.into_iter().next());
+                    }
+                    FromWarden::DialFailed { id, .. } if Ready::is_ahead(id) => self.ready_dialled(id, None),
                     FromWarden::Dialled { id } => {
                         if let Some(fd) = descriptors.into_iter().next() {
                             self.dialled(FlowId::from_bits(id), fd);
@@ -277,7 +331,10 @@ impl Worker {
                         return Ok(());
                     }
                 },
-                Err(ChannelError::WouldBlock) => return Ok(()),
+                Err(ChannelError::WouldBlock) => {
+                    self.messages.emptied(count);
+                    break;
+                }
                 Err(ChannelError::Closed) => return Err(WorkerError::WardenGone),
                 // A descriptor that found no room (RLIMIT_NOFILE) cuts its message short. A jail can bring that about, so it
                 // ends the one dial, by its deadline, and not the worker.
@@ -285,6 +342,7 @@ impl Worker {
                 Err(ChannelError::Io(source)) => return Err(WorkerError::System { step: "recvmsg", source }),
             }
         }
+        Ok(())
     }
 
     fn want_room(&self, wanted: bool) -> Result<(), WorkerError> {
@@ -326,6 +384,7 @@ impl Worker {
             self.stack.next_deadline(),
             self.dials.front().map(|(at, _)| *at),
             self.outbox_due,
+            self.ready.deadline(),
             self.forwarder.next_deadline(),
             self.give_back_at,
             self.drain_deadline(),
@@ -342,6 +401,7 @@ impl Worker {
             self.stack_events();
         }
         self.dials_due();
+        self.ready_due();
         self.questions_due();
         if self.give_back_at.is_some_and(|at| at <= self.now) {
             self.give_back();

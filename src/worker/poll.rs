@@ -1,4 +1,4 @@
-//! epoll(7), edge-triggered, with a name for each descriptor instead of a number.
+//! epoll(7), edge-triggered for flows, with a name for each descriptor instead of a number.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -19,6 +19,8 @@ pub(super) enum Token {
     Channel,
     /// A flow's upstream.
     Flow(FlowId),
+    /// That of the flow that will come next.
+    Ready(u32),
     /// A forwarded question's socket: a number of the forwarder's.
     Question(u32),
 }
@@ -36,6 +38,7 @@ impl Token {
                 2 << KIND | (bits >> 32) << 24 | (bits & 0xff_ffff)
             }
             Self::Question(key) => 3 << KIND | u64::from(key),
+            Self::Ready(key) => 4 << KIND | u64::from(key),
         }
     }
 
@@ -44,7 +47,8 @@ impl Token {
             0 => Self::Queue,
             1 => Self::Channel,
             2 => Self::Flow(FlowId::from_bits((bits >> 24 & 0xffff_ffff) << 32 | (bits & 0xff_ffff))),
-            _ => Self::Question(bits as u32),
+            3 => Self::Question(bits as u32),
+            _ => Self::Ready(bits as u32),
         }
     }
 }
@@ -71,20 +75,24 @@ impl Poll {
 
     /// Watches a descriptor for everything; closing it ends that.
     pub fn add(&self, fd: BorrowedFd<'_>, token: Token) -> nix::Result<()> {
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        self.epoll.add(fd, EpollEvent::new(flags, token.to_bits()))
+        self.epoll.add(fd, EpollEvent::new(everything(), token.to_bits()))
     }
 
-    /// Watches a descriptor for what comes, and not for room ([`Poll::want_room`] does). A unix socket tells of room each time that its peer
+    /// Gives a descriptor of [`Poll::add`] another name. What it is ready for is told again, under that one.
+    pub fn rename(&self, fd: BorrowedFd<'_>, token: Token) -> nix::Result<()> {
+        self.epoll.modify(fd, &mut EpollEvent::new(everything(), token.to_bits()))
+    }
+
+    /// Watches a descriptor for what comes, level-triggered, and not for room ([`Poll::want_room`] does). A unix socket tells of room each time that its peer
     /// takes a message, which nobody wants to hear who is not waiting for it.
     pub fn add_readable(&self, fd: BorrowedFd<'_>, token: Token) -> nix::Result<()> {
-        self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, token.to_bits()))
+        self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token.to_bits()))
     }
 
     /// Whether room is of interest too, for a descriptor of [`Poll::add_readable`]. Room that is there already is told.
     pub fn want_room(&self, fd: BorrowedFd<'_>, token: Token, wanted: bool) -> nix::Result<()> {
         let room = if wanted { EpollFlags::EPOLLOUT } else { EpollFlags::empty() };
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET | room;
+        let flags = EpollFlags::EPOLLIN | room;
         self.epoll.modify(fd, &mut EpollEvent::new(flags, token.to_bits()))
     }
 
@@ -116,6 +124,10 @@ impl Poll {
     }
 }
 
+fn everything() -> EpollFlags {
+    EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +142,7 @@ mod tests {
             Token::Flow(id(u64::from(u32::MAX), 0xff_ffff)),
             Token::Flow(id(0x8000_0001, 65_535)),
             Token::Question(u32::MAX),
+            Token::Ready(u32::MAX),
         ] {
             assert_eq!(Token::from_bits(token.to_bits()), token);
         }

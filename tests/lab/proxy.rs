@@ -75,11 +75,13 @@ pub struct Manner {
     pub single_bytes: bool,
     /// The bound address of a good reply: its type is 1, 3 or 4.
     pub bound: u8,
+    /// The connection, from 1 in the order in which they come, that is closed as soon as it is greeted.
+    pub drops: Option<usize>,
 }
 
 impl Default for Manner {
     fn default() -> Self {
-        Self { greeting: Greeting::Open, single_bytes: false, bound: 1 }
+        Self { greeting: Greeting::Open, single_bytes: false, bound: 1, drops: None }
     }
 }
 
@@ -133,11 +135,14 @@ impl Proxy {
         let (kept, shared) = (record.clone(), Arc::clone(&state));
         std::thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
-                *shared.accepted.lock().unwrap() += 1;
+                let mut accepted = shared.accepted.lock().unwrap();
+                *accepted += 1;
+                let number = *accepted;
+                drop(accepted);
                 let _ = stream.set_nodelay(true);
                 let (manner, decide, record, state) =
                     (manner.clone(), Arc::clone(&decide), kept.clone(), Arc::clone(&shared));
-                small_thread(move || drop(converse(stream, &manner, &*decide, &record, &state)));
+                small_thread(move || drop(converse(stream, number, &manner, &*decide, &record, &state)));
             }
         });
         Self { addr, record, state }
@@ -177,6 +182,7 @@ impl Proxy {
 
 fn converse(
     mut stream: TcpStream,
+    number: usize,
     manner: &Manner,
     decide: &Decide,
     record: &Record,
@@ -203,6 +209,9 @@ fn converse(
         Greeting::Other(method) => return send(&mut stream, manner, &[5, *method]),
         Greeting::Bytes(bytes) => return send(&mut stream, manner, bytes),
         Greeting::Silence => return until_gone(&mut stream, state),
+    }
+    if manner.drops == Some(number) {
+        return Ok(());
     }
     let asked = read_request(&mut stream, methods, login)?;
     let mut answer = decide(&asked);

@@ -184,7 +184,6 @@ pub fn mediator(worker: bool) -> Policy {
             why: "O_NONBLOCK round a connect.",
         },
         allow(event_calls(), "The loop."),
-        allow(calls![SYS_setitimer], "The watchdog."),
         deny(calls![SYS_clone3], ENOSYS, "Its flags are behind a pointer; libc falls back to clone."),
         allow(calls![SYS_prctl, SYS_prlimit64, SYS_rseq, SYS_sched_getaffinity], "The start of a thread or worker."),
         memory(),

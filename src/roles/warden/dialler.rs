@@ -5,6 +5,7 @@
 //! closing a descriptor. Where the host has several addresses the next one is tried for the next dial after a failure.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc;
@@ -37,6 +38,8 @@ pub struct Dialler {
     addresses: VecDeque<SocketAddr>,
     looked_up: Option<Instant>,
     asking: bool,
+    /// What the host has new connections send by paces them.
+    paced: bool,
     answers: (mpsc::Sender<Vec<SocketAddr>>, mpsc::Receiver<Vec<SocketAddr>>),
     answered: EventFd,
 }
@@ -51,6 +54,7 @@ impl Dialler {
             addresses: VecDeque::new(),
             looked_up: None,
             asking: false,
+            paced: is_paced(),
             answers: mpsc::channel(),
             answered,
         };
@@ -114,7 +118,7 @@ impl Dialler {
         let mut last = Errno::ENXIO;
         for _ in 0..self.addresses.len() {
             let Some(&address) = self.addresses.front() else { break };
-            match start(address) {
+            match start(address, self.paced && address.ip().is_loopback()) {
                 Ok(socket) => return Dialled::Socket(socket),
                 Err(errno) => {
                     last = errno;
@@ -126,10 +130,21 @@ impl Dialler {
     }
 }
 
-fn start(address: SocketAddr) -> Result<OwnedFd, Errno> {
+/// Whether this host's default congestion control is one that paces what it sends (bbr), unlike the kernel's own.
+fn is_paced() -> bool {
+    let default = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
+    !matches!(default.trim(), "" | "cubic" | "reno")
+}
+
+/// `unpaced`: to this machine itself, where there is nothing to pace for: it costs an upload half of its speed.
+fn start(address: SocketAddr, unpaced: bool) -> Result<OwnedFd, Errno> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
     setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+    if unpaced {
+        // Every kernel has it and allows it to everybody; one that refuses paces.
+        let _ = setsockopt(&fd, sockopt::TcpCongestion, &OsString::from("reno"));
+    }
     match connect(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(fd),
         Err(errno) => Err(errno),

@@ -105,6 +105,8 @@ struct Warden {
     workers: Vec<Option<Worker>>,
     /// Dials of (worker, number) that wait for the proxy's name.
     waiting: Vec<(usize, u64)>,
+    /// Ushers that were not reaped yet.
+    ushers: u32,
     dialler: Option<Dialler>,
     changes: Option<Changes>,
     clients: Clients,
@@ -196,6 +198,7 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         mediator: Role { pid: mediator_pid, channel: to_mediator },
         workers: Vec::new(),
         waiting: Vec::new(),
+        ushers: 0,
         dialler,
         changes,
         clients,
@@ -231,7 +234,9 @@ impl Warden {
     /// Waits for one round of events and handles it.
     fn turn(&mut self) {
         // Ushers that are done; the relay's and the mediator's ends are heard on their channels.
-        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
+        while self.ushers > 0 && waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {
+            self.ushers -= 1;
+        }
         let (mut polled, sources) = self.sources();
         let patience = self.init_gone.map_or(PollTimeout::NONE, |at| {
             let left = (at + FRONT_PATIENCE).saturating_duration_since(Instant::now());
@@ -391,7 +396,7 @@ impl Warden {
         let (to_init, init_end) = channel::pair::<UsherToInit, ()>()?;
         // SAFETY: the only other thread looks up a name; it holds no lock but glibc's own, which fork(3) resets.
         match unsafe { fork::role(c"nj-usher", Bond::DiesWithParent) }? {
-            fork::Side::Parent(_) => {}
+            fork::Side::Parent(_) => self.ushers += 1,
             fork::Side::Child => {
                 fork::close_all_but(&[client.as_raw_fd(), to_init.as_raw_fd()]);
                 usher::run(client, to_init)

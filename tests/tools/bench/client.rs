@@ -9,6 +9,8 @@
 //! | `connect` | seconds, the median of connect + 64-byte echo + close |
 //! | `storm` | connect + echo + close a second, N at a time |
 //! | `idle` | opens N flows, then: seconds for an echo on every one of them; `held`; ends with its standard input |
+//! | `udp` | 64-byte datagrams echoed a second, 16 outstanding; with `--socks` in an association of the client's own |
+//! | `stall` | opens N flows, of which every other is not read and the rest are not taken; `held`; ends with its standard input |
 //! | `dns` | answers a second to A questions over 100,000 names, 64 outstanding |
 
 use std::io::{self, Read, Write};
@@ -16,7 +18,7 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::{ECHO_PORTS, SINK_PORT, SOURCE_PORT};
+use crate::{ECHO_PORTS, SINK_PORT, SOURCE_PORT, STALL_PORT};
 
 /// What is thrown away before a measurement begins.
 const WARM_UP: Duration = Duration::from_millis(200);
@@ -51,6 +53,8 @@ pub fn run(arguments: &[String]) -> io::Result<()> {
         "storm" => storm(&options),
         "idle" => return idle(&options),
         "dns" => questions(&options),
+        "udp" => datagrams(&options),
+        "stall" => return stall(&options),
         _ => Err(io::Error::other(format!("{mode}: no such mode"))),
     }?;
     println!("result {result}");
@@ -228,6 +232,80 @@ fn idle(options: &Options) -> io::Result<()> {
         println!("result {}", timed(options, || echo(flow))?);
     }
     Ok(())
+}
+
+/// Flows in which nothing can move: their reader, or their writer's reader, does not read.
+fn stall(options: &Options) -> io::Result<()> {
+    raise_descriptor_limit();
+    let mut flows = Vec::with_capacity(options.streams);
+    let piece = [7; 64 << 10];
+    for at in 0..options.streams {
+        let mut flow = dial(options, if at % 2 == 0 { SOURCE_PORT } else { STALL_PORT })?;
+        flow.set_nonblocking(true)?;
+        if at % 2 == 1 {
+            while flow.write(&piece).is_ok() {}
+        }
+        flows.push(flow);
+    }
+    println!("held");
+    io::stdin().read_line(&mut String::new())?;
+    println!("result {}", flows.len());
+    Ok(())
+}
+
+/// Echoes of datagrams; one that is lost is sent again after a while, so that a loss costs what it should.
+fn datagrams(options: &Options) -> io::Result<f64> {
+    const OUTSTANDING: usize = 16;
+    let target = (options.host.as_str(), ECHO_PORTS.start);
+    let (socket, head, _association) = match options.socks {
+        None => {
+            let socket = UdpSocket::bind(if options.host.contains(':') { "[::]:0" } else { "0.0.0.0:0" })?;
+            socket.connect(target)?;
+            (socket, Vec::new(), None)
+        }
+        Some(proxy) => {
+            let mut stream = TcpStream::connect(proxy)?;
+            stream.write_all(&[5, 1, 0])?;
+            let mut answer = [0; 10];
+            stream.read_exact(&mut answer[..2])?;
+            stream.write_all(&[5, 3, 0, 1, 0, 0, 0, 0, 0, 0])?;
+            stream.read_exact(&mut answer)?;
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.connect((proxy.ip(), u16::from_be_bytes([answer[8], answer[9]])))?;
+            let Ok(std::net::IpAddr::V4(v4)) = options.host.parse() else {
+                return Err(io::Error::other("only IPv4 in an association"));
+            };
+            let mut head = vec![0, 0, 0, 1];
+            head.extend(v4.octets());
+            head.extend(ECHO_PORTS.start.to_be_bytes());
+            (socket, head, Some(stream))
+        }
+    };
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    let message = [head, vec![7; MESSAGE]].concat();
+    for _ in 0..OUTSTANDING {
+        socket.send(&message)?;
+    }
+    let mut buffer = [0; 2048];
+    let (mut echoes, mut start, mut losses) = (0u64, None, 0);
+    let warm = Instant::now();
+    loop {
+        match socket.recv(&mut buffer) {
+            Ok(_) => echoes += 1,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && losses < 50 => losses += 1,
+            Err(error) => return Err(error),
+        }
+        socket.send(&message)?;
+        match start {
+            None if warm.elapsed() > WARM_UP => {
+                begin();
+                echoes = 0;
+                start = Some(Instant::now());
+            }
+            Some(start) if start.elapsed() >= options.time => return Ok(echoes as f64 / start.elapsed().as_secs_f64()),
+            _ => {}
+        }
+    }
 }
 
 fn raise_descriptor_limit() {

@@ -33,21 +33,31 @@ pub const ECHO_PORTS: std::ops::Range<u16> = 7000..7008;
 pub const SINK_PORT: u16 = 9000;
 /// Sends for ever.
 pub const SOURCE_PORT: u16 = 9001;
+/// Never reads.
+pub const STALL_PORT: u16 = 9002;
 
 fn socket_address(ip: &str, port: u16) -> io::Result<SocketAddr> {
     let ip: IpAddr = ip.parse().map_err(|_| io::Error::other(format!("{ip}: not an address")))?;
     Ok(SocketAddr::new(ip, port))
 }
 
-/// A listener with room for a burst.
+/// A listener with room for a burst, which may have others of its kind beside it: a process holds only so many descriptors.
 fn listen(ip: &str, port: u16) -> io::Result<TcpListener> {
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+    };
     use std::os::fd::AsRawFd;
     let address = socket_address(ip, port)?;
-    let listener =
-        TcpListener::bind(address).map_err(|error| io::Error::other(format!("listen at {address}: {error}")))?;
-    // SAFETY: listen(2) on an own descriptor; a second call only changes the backlog.
-    unsafe { libc::listen(listener.as_raw_fd(), 16384) };
-    Ok(listener)
+    let open = || -> nix::Result<TcpListener> {
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+        setsockopt(&fd, sockopt::ReusePort, &true)?;
+        bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+        listen(&fd, Backlog::new(4096)?)?;
+        Ok(fd.into())
+    };
+    open().map_err(|error| io::Error::other(format!("listen at {address}: {error}")))
 }
 
 fn main() -> std::process::ExitCode {

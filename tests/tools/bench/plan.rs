@@ -38,7 +38,7 @@ pub struct Variant {
 pub const BULK: &[(&str, &str, usize)] =
     &[("up 1", "up", 1), ("down 1", "down", 1), ("up 8", "up", 8), ("down 8", "down", 8)];
 const CONNECTS: &[&str] = &["connect", "connects/s"];
-const ALL: &[&str] = &["up 1", "down 1", "up 8", "down 8", "round trip", "connect", "connects/s", "true"];
+const ALL: &[&str] = &["up 1", "down 1", "up 8", "down 8", "round trip", "connect", "connects/s", "udp echo", "true"];
 
 struct Options {
     netjail: String,
@@ -280,10 +280,17 @@ fn measure(options: &Options, variant: &Variant, client: &[String]) -> io::Resul
 
 /// The median of the whole life of `LAUNCHER true`, seconds.
 fn start_up(options: &Options, variant: &Variant) -> io::Result<f64> {
+    let mut times = start_up_times(options, variant, if options.quick { 10 } else { 20 })?;
+    times.sort_unstable();
+    Ok(times[times.len() / 2].as_secs_f64())
+}
+
+/// So many whole lives of `LAUNCHER true`, one after another.
+fn start_up_times(options: &Options, variant: &Variant, count: usize) -> io::Result<Vec<Duration>> {
     let mut words = variant.launcher.clone();
     words.push("true".into());
-    let mut times = Vec::new();
-    for _ in 0..if options.quick { 10 } else { 20 } {
+    let mut times = Vec::with_capacity(count);
+    for _ in 0..count {
         let mut one = Command::new(&words[0]);
         one.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         one.current_dir(options.folder.join("home")).env("HOME", options.folder.join("home"));
@@ -298,8 +305,7 @@ fn start_up(options: &Options, variant: &Variant) -> io::Result<f64> {
             return Err(io::Error::other(format!("true ended with {status}")));
         }
     }
-    times.sort_unstable();
-    Ok(times[times.len() / 2].as_secs_f64())
+    Ok(times)
 }
 
 /// The client's command for a measure.
@@ -322,6 +328,10 @@ fn idle(options: &Options, variant: &Variant, flows: usize, figures: &mut Figure
         figures.entry((variant.name.clone(), measure)).or_default().push(figure);
     };
     let outcome = (|| -> io::Result<_> {
+        // The client and the server need one each, netjail's relay a few more; the proxy is as many processes as it takes.
+        if flows as u64 + 500 > descriptors()? {
+            return Err(io::Error::other(format!("one process may have only {} descriptors here", descriptors()?)));
+        }
         let mut running = Running::start(options, variant, &client(options, variant, "idle", flows))?;
         running.expect(options, "held")?;
         std::thread::sleep(Duration::from_secs(1));
@@ -346,6 +356,59 @@ fn idle(options: &Options, variant: &Variant, flows: usize, figures: &mut Figure
     }
 }
 
+/// Flows in which nothing moves: memory for each, and the CPU ticks that they cost in a while.
+fn stalled(options: &Options, variant: &Variant, figures: &mut Figures) {
+    const FLOWS: usize = 40;
+    let outcome = (|| -> io::Result<_> {
+        let hold = |flows: usize, watch: Duration| -> io::Result<(Option<u64>, f64)> {
+            let mut running = Running::start(options, variant, &client(options, variant, "stall", flows))?;
+            running.expect(options, "held")?;
+            // The last bytes find their ring.
+            std::thread::sleep(Duration::from_secs(1));
+            let before = processes::cpu(running.launcher());
+            std::thread::sleep(watch);
+            let cpu = processes::cpu(running.launcher()) - before;
+            let memory = processes::memory(running.launcher());
+            running.end()?;
+            Ok((memory, cpu))
+        };
+        let (few, _) = hold(2, Duration::ZERO)?;
+        let (many, cpu) = hold(FLOWS + 2, Duration::from_secs(if options.quick { 3 } else { 10 }))?;
+        Ok((few.zip(many).map(|(few, many)| many.saturating_sub(few) as f64 / FLOWS as f64), cpu * 100.0))
+    })();
+    let mut keep = |measure: &str, figure: Result<f64, String>| {
+        figures.entry((variant.name.clone(), measure.into())).or_default().push(figure);
+    };
+    match outcome {
+        Ok((memory, ticks)) => {
+            keep("ticks of stalled flows", Ok(ticks));
+            if let Some(memory) = memory {
+                keep("memory of a stalled flow", Ok(memory));
+            }
+        }
+        Err(error) => keep("ticks of stalled flows", Err(error.to_string())),
+    }
+}
+
+/// Jails that begin and end one after another: how many a second, and how much longer the last twenty took than the first.
+fn in_a_row(options: &Options, variant: &Variant, figures: &mut Figures) {
+    const SOME: usize = 20;
+    let rounds = if options.quick { 3 } else { 9 };
+    let outcome = (0..rounds).map(|_| start_up_times(options, variant, SOME)).collect::<io::Result<Vec<_>>>();
+    let mut keep = |measure: &str, figure: Result<f64, String>| {
+        figures.entry((variant.name.clone(), measure.into())).or_default().push(figure);
+    };
+    match outcome {
+        Ok(times) => {
+            let total: f64 = times.iter().flatten().map(Duration::as_secs_f64).sum();
+            let sum = |times: Option<&Vec<Duration>>| times.map_or(0.0, |t| t.iter().map(Duration::as_secs_f64).sum());
+            keep("jails/s in a row", Ok((SOME * rounds) as f64 / total));
+            keep("last jails over first", Ok(sum(times.last()) / sum(times.first())));
+        }
+        Err(error) => keep("jails/s in a row", Err(error.to_string())),
+    }
+}
+
 /// Keeps idle cores from sleeping deeply: a wake-up of 50 us or more would be all that a round trip shows. For as long as the
 /// file is open (Documentation/power/pm_qos_interface.rst).
 fn stay_awake() -> Option<File> {
@@ -366,12 +429,24 @@ impl Drop for Servers {
     }
 }
 
+/// How many one process may have.
+fn descriptors() -> io::Result<u64> {
+    use nix::sys::resource::{Resource, getrlimit};
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?.0)
+}
+
+/// The most idle flows that are tried, where the machine has room.
+const MOST_FLOWS: u64 = 50_000;
+
 fn servers(options: &Options) -> io::Result<Servers> {
     let program = options.folder.join("bench").display().to_string();
-    let mut commands: Vec<Vec<String>> = vec![
-        vec![program.clone(), "server".into(), TARGET_V4.into(), TARGET_V6.into()],
-        vec![program.clone(), "proxy".into(), "127.0.0.1".into()],
-    ];
+    let mut commands: Vec<Vec<String>> =
+        vec![vec![program.clone(), "server".into(), TARGET_V4.into(), TARGET_V6.into()]];
+    // Two descriptors a flow; the kernel spreads the connections over the processes.
+    let limit = descriptors()?;
+    for _ in 0..=(2 * MOST_FLOWS.min(limit)).div_ceil(limit.max(1)) {
+        commands.push(vec![program.clone(), "proxy".into(), "127.0.0.1".into()]);
+    }
     if let Ok(far) = std::env::var("BENCH_FAR") {
         let net = format!("--net=/proc/{far}/ns/net");
         commands.push(vec!["nsenter".into(), net, program, "server".into(), FAR_V4.into()]);
@@ -415,6 +490,7 @@ pub fn run(arguments: &[String]) -> io::Result<bool> {
                     "true" => start_up(&options, variant).map(|figure| (figure, None)),
                     "round trip" => measure(&options, variant, &client(&options, variant, "rtt", 1)),
                     "connect" => measure(&options, variant, &client(&options, variant, "connect", 1)),
+                    "udp echo" => measure(&options, variant, &client(&options, variant, "udp", 1)),
                     "connects/s" => measure(&options, variant, &client(&options, variant, "storm", 32)),
                     _ => match BULK.iter().find(|(measure, _, _)| measure == name) {
                         Some((_, mode, streams)) => {
@@ -433,11 +509,15 @@ pub fn run(arguments: &[String]) -> io::Result<bool> {
                 figures.entry(key((*name).into())).or_default().push(figure);
             }
         }
-        let flows: &[usize] = if options.quick { &[1, 1_000] } else { &[1, 1_000, 5_000, 10_000] };
+        let flows: &[usize] = if options.quick { &[1, 1_000] } else { &[1, 1_000, 5_000, 10_000, MOST_FLOWS as usize] };
         for variant in &variants {
             let taken = [report::BOUND, "netjail", "pasta"].contains(&variant.name.as_str());
             for flows in flows.iter().filter(|_| taken && variant.missing.is_none() && round == 0) {
                 idle(&options, variant, *flows, &mut figures);
+            }
+            if taken && !variant.launcher.is_empty() && variant.missing.is_none() && round == 0 {
+                stalled(&options, variant, &mut figures);
+                in_a_row(&options, variant, &mut figures);
             }
             if variant.name == "netjail" {
                 let mut launcher = variant.launcher.clone();

@@ -3,13 +3,15 @@
 //! The name `bench.test` stands for the target; every other name is refused, and literals are dialled as they are.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::reactor::{Connection, Next, Shared};
 use crate::{NAME, TARGET_V4};
+
+const ASSOCIATE: u8 = 3;
 
 /// A copy that fills this much is bulk, and from then on spliced.
 const COPY: usize = 32 << 10;
@@ -44,6 +46,8 @@ enum Step {
     Greeting,
     Request,
     Open(TcpStream),
+    /// Datagrams are relayed as long as this connection lives, and by a thread that lives longer: it is a bench.
+    Associated,
 }
 
 struct Client {
@@ -84,6 +88,9 @@ impl Client {
     fn handshake(&mut self, watch: &dyn Fn(BorrowedFd<'_>)) -> std::io::Result<bool> {
         let mut piece = [0; 512];
         loop {
+            if matches!(self.step, Step::Associated) && !matches!(self.stream.peek(&mut piece), Ok(0)) {
+                return Ok(false);
+            }
             match self.stream.read(&mut piece) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(count) => self.input.extend_from_slice(&piece[..count]),
@@ -101,7 +108,14 @@ impl Client {
                 self.step = Step::Request;
             }
             let Some((target, length)) = request(&self.input) else { continue };
+            let associate = self.input[1] == ASSOCIATE;
             self.input.drain(..length);
+            if associate {
+                self.stream.write_all(&associate_reply(self.stream.local_addr()?.ip())?)?;
+                // Its end shows, and nothing else comes on it.
+                self.step = Step::Associated;
+                return Ok(false);
+            }
             let Some(target) = target.and_then(|target| TcpStream::connect(target).ok()) else {
                 self.stream.write_all(&[5, 5, 0, 1, 0, 0, 0, 0, 0, 0])?;
                 return Err(ErrorKind::ConnectionRefused.into());
@@ -198,6 +212,64 @@ fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> std::io::Result<usize> {
         libc::splice(from.as_raw_fd(), std::ptr::null_mut(), to.as_raw_fd(), std::ptr::null_mut(), PIPE, flags)
     };
     if count < 0 { Err(std::io::Error::last_os_error()) } else { Ok(count as usize) }
+}
+
+/// Starts to relay datagrams (RFC 1928 section 7), and gives the reply that says where.
+fn associate_reply(ip: IpAddr) -> std::io::Result<Vec<u8>> {
+    let inside = UdpSocket::bind((ip, 0))?;
+    let mut reply = vec![5, 0, 0];
+    push_address(&mut reply, inside.local_addr()?);
+    std::thread::spawn(move || {
+        let _ = relay_datagrams(&inside);
+    });
+    Ok(reply)
+}
+
+fn push_address(bytes: &mut Vec<u8>, address: SocketAddr) {
+    match address.ip() {
+        IpAddr::V4(v4) => {
+            bytes.push(1);
+            bytes.extend(v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            bytes.push(4);
+            bytes.extend(v6.octets());
+        }
+    }
+    bytes.extend(address.port().to_be_bytes());
+}
+
+/// One socket to the client, one to the targets, a thread for each way; ends a minute after the last datagram.
+fn relay_datagrams(inside: &UdpSocket) -> std::io::Result<()> {
+    let idle = Some(std::time::Duration::from_secs(60));
+    inside.set_read_timeout(idle)?;
+    let outside = UdpSocket::bind("0.0.0.0:0")?;
+    outside.set_read_timeout(idle)?;
+    let mut buffer = vec![0; 65536];
+    let (count, client) = inside.recv_from(&mut buffer)?;
+    let send = |bytes: &[u8]| {
+        if let Some((Some(target), at)) = request(bytes) {
+            let _ = outside.send_to(&bytes[at..], target);
+        }
+    };
+    send(&buffer[..count]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut buffer = vec![0; 65536];
+            while let Ok((count, from)) = outside.recv_from(&mut buffer) {
+                let mut bytes = vec![0, 0, 0];
+                push_address(&mut bytes, from);
+                bytes.extend_from_slice(&buffer[..count]);
+                let _ = inside.send_to(&bytes, client);
+            }
+        });
+        while let Ok((count, from)) = inside.recv_from(&mut buffer) {
+            if from == client {
+                send(&buffer[..count]);
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Serves at `address`, for ever.

@@ -44,6 +44,7 @@ const COLUMNS: &[Column] = &[
     column("rtt", "round trip", true, 1.5, false, 1.0),
     column("conn", "connect", true, 1.6, false, 1.0),
     column("conn/s 32", "connects/s", true, 0.65, true, 1.0),
+    column("udp", "udp echo", true, 0.75, true, 1.0),
     column("true ms", "true", false, 8.0, false, 1e3),
 ];
 
@@ -53,13 +54,22 @@ const OTHERS: &[(&str, &str, f64, Option<f64>, bool)] = &[
     ("echo on all of 1000", "ms", 1e3, None, false),
     ("echo on all of 5000", "ms", 1e3, None, false),
     ("echo on all of 10000", "ms", 1e3, Some(400.0), false),
+    ("echo on all of 50000", "ms", 1e3, None, false),
+    ("memory of a stalled flow", "KiB", 1.0 / 1024.0, Some(RING_KIB), false),
+    ("ticks of stalled flows", "ticks of 10 ms", 1.0, Some(0.0), false),
+    ("jails/s in a row", "", 1.0, Some(60.0), true),
+    ("last jails over first", "", 1.0, Some(1.3), false),
 ];
+
+/// A ring of a stalled flow's one direction, and what else a flow has.
+const RING_KIB: f64 = 256.0 + 16.0;
 
 /// Where the figures come from.
 pub struct Machine {
     cores: usize,
     kernel: String,
     load: String,
+    congestion: String,
     awake: bool,
     uid: u32,
 }
@@ -71,6 +81,7 @@ impl Machine {
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             kernel: read("/proc/sys/kernel/osrelease"),
             load: read("/proc/loadavg"),
+            congestion: read("/proc/sys/net/ipv4/tcp_congestion_control"),
             awake,
             uid: uid.unwrap_or_else(|| nix::unistd::getuid().as_raw()),
         }
@@ -122,10 +133,11 @@ fn idle(figures: &Figures, variant: &str, flows: &str) -> (Option<f64>, Option<f
 pub fn print(machine: &Machine, variants: &[Variant], figures: &Figures, json: &Path, quick: bool) -> io::Result<bool> {
     let mut missed = Vec::new();
     println!(
-        "{} cores, Linux {}, load {}, launchers as uid {}{}{}",
+        "{} cores, Linux {}, load {}, {} by default, launchers as uid {}{}{}",
         machine.cores,
         machine.kernel,
         machine.load,
+        machine.congestion,
         machine.uid,
         if machine.awake { "" } else { ", idle cores may sleep (no /dev/cpu_dma_latency): round trips vary" },
         if quick { ", quick: a look, not a measurement" } else { "" },
@@ -197,7 +209,7 @@ pub fn print(machine: &Machine, variants: &[Variant], figures: &Figures, json: &
                 missed.push(format!("{}, {measure}: {value:.1} {unit}, target {target}", variant.name));
             }
         }
-        for flows in ["1000", "5000", "10000"] {
+        for flows in ["1000", "5000", "10000", "50000"] {
             let (each, beside) = idle(figures, &variant.name, flows);
             if let Some(each) = each.filter(|_| !variant.launcher.is_empty()) {
                 println!("{}, {flows} idle flows: {each:.2} KiB each", variant.name);
@@ -256,7 +268,7 @@ fn write_json(machine: &Machine, figures: &Figures, missed: &[String], path: &Pa
         })
         .collect();
     let whole = json!({
-        "v": 1, "cores": machine.cores, "kernel": machine.kernel, "load": machine.load, "uid": machine.uid,
+        "v": 1, "cores": machine.cores, "kernel": machine.kernel, "load": machine.load, "congestion_control": machine.congestion, "uid": machine.uid,
         "idle_cores_awake": machine.awake, "figures": rows, "short": missed,
     });
     std::fs::write(path, format!("{whole:#}\n"))

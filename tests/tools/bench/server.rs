@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::reactor::{Connection, Next, Shared};
-use crate::{ECHO_PORTS, SINK_PORT, SOURCE_PORT};
+use crate::{ECHO_PORTS, SINK_PORT, SOURCE_PORT, STALL_PORT};
 
 /// How many bytes one connection moves before the next one's turn.
 const BUDGET: usize = 8 << 20;
@@ -23,6 +23,9 @@ impl Connection for Service {
     }
 
     fn ready(&mut self, shared: &mut Shared, _: &dyn Fn(BorrowedFd<'_>)) -> Next {
+        if self.port == STALL_PORT {
+            return Next::Wait;
+        }
         let mut moved = 0;
         while moved < BUDGET {
             let outcome = match self.port {
@@ -73,7 +76,7 @@ fn discard(stream: &TcpStream) -> std::io::Result<usize> {
 pub fn run(addresses: &[String]) -> std::io::Result<()> {
     let mut listeners = Vec::new();
     for address in addresses {
-        for port in ECHO_PORTS.chain([SINK_PORT, SOURCE_PORT]) {
+        for port in ECHO_PORTS.chain([SINK_PORT, SOURCE_PORT, STALL_PORT]) {
             listeners.push(crate::listen(address, port)?);
         }
         let udp = UdpSocket::bind(crate::socket_address(address, ECHO_PORTS.start)?)?;
