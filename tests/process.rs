@@ -380,3 +380,19 @@ fn a_file_that_a_client_of_exec_gives_for_reading_can_not_be_written() {
     assert!(out.starts_with("the text\n") && out.contains("Read-only"), "{said:?}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "the text\n");
 }
+
+#[test]
+fn a_jail_does_not_change_the_priority_of_its_callers_process_group() {
+    require!(lab::program("python3").is_some(), "no python3");
+    let jail = jail();
+    // The shell, what it waits for and the jail's command are one process group, as in any script.
+    let inside = "import os; os.setpriority(os.PRIO_PGRP, 0, 7)";
+    let registry = jail.registry_file();
+    let line = format!(
+        "sleep 987 & \"$0\" run -q --registry {} --network app:proxy -- python3 -c '{inside}'; ps -o ni= -p $!; kill $!",
+        registry.display()
+    );
+    let sh = lab::program("sh").unwrap();
+    let done = lab::child::run(jail.command(&sh, &["-c", &line, &lab::jail::binary()]));
+    assert_eq!(done.out.trim(), "0", "{done:?}");
+}
