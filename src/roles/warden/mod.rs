@@ -15,6 +15,7 @@ mod host;
 mod mediated;
 mod prepare;
 mod sockets;
+mod workers;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ use nix::unistd::{Pid, setsid};
 
 use super::fork::{self, Bond, exit};
 use super::{RunOptions, mediator, relay, usher};
-use crate::control::channel::{self, Channel, ChannelError};
+use crate::control::channel::{self, Channel};
 use crate::control::messages::{
     FrontToWarden, InitToWarden, Refusal, RelaySetup, RelayToWarden, UsherToInit, WardenToFront, WardenToInit,
     WardenToRelay, take,
@@ -40,10 +41,9 @@ use crate::jail::seccomp::roles as cages;
 use crate::log::sink::Sink;
 use crate::log::summary::Summary;
 use crate::mediate::{FromMediator, ToMediator};
-use crate::overlay::DialError;
 use crate::registry::Kind;
 use clients::{Clients, Wish};
-use dialler::{Dialled, Dialler};
+use dialler::Dialler;
 use host::Changes;
 use prepare::Chosen;
 
@@ -125,6 +125,8 @@ struct Warden {
     hurry: bool,
     /// Since when there is no tree any more, though front has not said so.
     init_gone: Option<Instant>,
+    /// It was said that the proxy carries no datagrams.
+    said_no_datagrams: bool,
     /// The mediator may still have something to tell when the jail has ended.
     letters: bool,
 }
@@ -212,6 +214,7 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         draining: false,
         hurry: false,
         init_gone: None,
+        said_no_datagrams: false,
         letters: false,
     })
 }
@@ -408,75 +411,6 @@ impl Warden {
         Ok(())
     }
 
-    fn hear_worker(&mut self, index: usize) {
-        let Some(Some(worker)) = self.workers.get(index) else { return };
-        match worker.receive() {
-            Ok((ToWarden::Dial { id }, _)) => self.dial(index, id),
-            Ok((ToWarden::Up, _)) => self.worker_up(),
-            Ok((ToWarden::Draining, _)) => self.draining = true,
-            Ok((ToWarden::Stopped, _)) => self.workers[index] = None,
-            Ok((ToWarden::Records(batch), _)) => self.write(&batch),
-            Err(ChannelError::WouldBlock) => {}
-            // The relay's own channel tells whether that is the end.
-            Err(_) => self.workers[index] = None,
-        }
-    }
-
-    fn dial(&mut self, index: usize, id: u64) {
-        let (Some(dialler), Some(Some(worker))) = (&mut self.dialler, self.workers.get(index)) else { return };
-        let sent = match dialler.dial() {
-            Dialled::Socket(socket) => worker.send_with(&FromWarden::Dialled { id }, &[socket.as_fd()]),
-            Dialled::Failed(errno) => worker.send(&FromWarden::DialFailed { id, error: dial_error(errno) }),
-            Dialled::Wait if self.waiting.len() < clients::MOST_WAITING => {
-                self.waiting.push((index, id));
-                Ok(())
-            }
-            Dialled::Wait => worker.send(&FromWarden::DialFailed { id, error: DialError::Proxy(libc::EAGAIN) }),
-        };
-        // A worker that does not take its answers lets its dials time out.
-        let _ = sent;
-    }
-
-    fn dial_waiting(&mut self) {
-        if let Some(dialler) = &mut self.dialler {
-            dialler.resolved();
-        }
-        for (index, id) in std::mem::take(&mut self.waiting) {
-            self.dial(index, id);
-        }
-    }
-
-    fn write(&mut self, batch: &crate::log::Batch) {
-        batch.records.iter().for_each(|record| self.summary.add(record));
-        self.summary.lose(batch.lost);
-        if let Some(sink) = &mut self.sink {
-            sink.write(&batch.records);
-            sink.lose(batch.lost);
-            if let Some(trouble) = sink.trouble() {
-                let _ = self.front.send(&WardenToFront::Say(trouble.to_string()));
-            }
-        }
-    }
-
-    /// The host's addresses, hosts file or resolvers may be others now.
-    fn host_changed(&mut self) {
-        if !self.changes.as_mut().is_some_and(Changes::take) {
-            return;
-        }
-        if let Err(e) = self.chosen.read_host() {
-            let text = format!("the host's addresses have changed and can not be read ({e}); the old ones stay closed");
-            let _ = self.front.send(&WardenToFront::Say(text));
-        }
-        let (table, host) = (self.chosen.table(), self.chosen.host());
-        for worker in self.workers.iter().flatten() {
-            let _ = worker.send(&FromWarden::Table(table.clone()));
-            // One for each: they would read from one place in it.
-            if let Ok(hosts) = self.chosen.hosts_file() {
-                let _ = worker.send_with(&FromWarden::Host(host.clone()), &[hosts.as_fd()]);
-            }
-        }
-    }
-
     fn hear_client(&mut self, index: usize) {
         match self.clients.hear(index, self.summary.records()) {
             None => {}
@@ -493,9 +427,4 @@ impl Warden {
 fn nonblocking(fd: &impl AsFd) -> nix::Result<()> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     fcntl(fd, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK)).map(drop)
-}
-
-/// The proxy could not be dialled; without an address there was no name to dial.
-fn dial_error(errno: Errno) -> DialError {
-    if errno == Errno::ENXIO { DialError::ProxyName } else { DialError::Proxy(errno as i32) }
 }
