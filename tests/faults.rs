@@ -197,3 +197,22 @@ fn ten_jails_killed_at_once_leave_nothing() {
         all_gone("a killed jail", tree);
     }
 }
+
+#[test]
+fn a_jail_that_ends_while_its_front_is_stopped_leaves_nothing_running() {
+    let proxy = Proxy::serving(Behaviour::Hold);
+    let jail = Jail::socks5(proxy.addr, "");
+    let mut running = jail.start("app:proxy", &["sh", "-c", "echo up; exec sleep 987"]);
+    running.until("up");
+    let all = roles(&running);
+    let of = |name: &str| all.iter().find(|(_, comm)| comm == name).unwrap().0;
+    running.signal(Signal::SIGSTOP);
+    slay(of("nj-init"));
+    let rest: Vec<_> = all.iter().filter(|(pid, _)| *pid != running.pid() && *pid != of("nj-init")).cloned().collect();
+    lab::wait_for("warden, relay and mediator to end", Duration::from_secs(60), || {
+        rest.iter().all(|(pid, comm)| lab::child::stat(*pid).is_none_or(|(now, _)| now != *comm)).then_some(())
+    });
+    running.signal(Signal::SIGCONT);
+    let done = running.finish();
+    assert_eq!(done.code(), 125, "{done:?}");
+}

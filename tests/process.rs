@@ -364,3 +364,35 @@ fn two_jails_of_one_name_are_refused() {
     assert_eq!(done.code(), 125, "{done:?}");
     assert!(done.err.contains("lab-twin"), "{done:?}");
 }
+
+#[test]
+fn a_file_that_a_client_of_exec_gives_for_reading_can_not_be_written() {
+    let jail = Jail::socks5("127.0.0.1:9".parse().unwrap(), "").with(&["--name", "reads"]);
+    let mut running = jail.start("app:proxy", &["sh", "-c", "echo up; read x"]);
+    running.until("up");
+    let file = jail.home().join("input");
+    std::fs::write(&file, "the text\n").unwrap();
+    let line = "cat; { echo forged >/proc/self/fd/0; } 2>&1";
+    let mut command = jail.netjail(&["exec", "reads", "--", "sh", "-c", line]);
+    command.stdin(std::fs::File::open(&file).unwrap());
+    let said = command.output().unwrap();
+    let out = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(out.starts_with("the text\n") && out.contains("Read-only"), "{said:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "the text\n");
+}
+
+#[test]
+fn a_jail_does_not_change_the_priority_of_its_callers_process_group() {
+    require!(lab::program("python3").is_some(), "no python3");
+    let jail = jail();
+    // The shell, what it waits for and the jail's command are one process group, as in any script.
+    let inside = "import os; os.setpriority(os.PRIO_PGRP, 0, 7)";
+    let registry = jail.registry_file();
+    let line = format!(
+        "sleep 987 & \"$0\" run -q --registry {} --network app:proxy -- python3 -c '{inside}'; ps -o ni= -p $!; kill $!",
+        registry.display()
+    );
+    let sh = lab::program("sh").unwrap();
+    let done = lab::child::run(jail.command(&sh, &["-c", &line, &lab::jail::binary()]));
+    assert_eq!(done.out.trim(), "0", "{done:?}");
+}

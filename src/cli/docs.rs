@@ -267,3 +267,42 @@ fn the_limits_in_the_reference_are_those_of_the_program() {
     text.push('\n');
     assert_part("limits", &text);
 }
+
+/// Flags of `run` that neither open nor close anything.
+const NEUTRAL: [&str; 9] =
+    ["--registry", "--log", "--verbose", "--quiet", "--workers", "--mtu", "--name", "--group", "--wait"];
+
+#[test]
+fn every_flag_that_opens_or_closes_something_has_a_row_and_every_row_a_test() {
+    let tree = PathBuf::from(std::env::var_os("NETJAIL_SOURCE").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()));
+    let page = std::fs::read_to_string(tree.join("docs/flags.md")).unwrap();
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .filter(|line| line.starts_with("| `--"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let mut program = Arguments::command();
+    program.build();
+    for arg in program.find_subcommand("run").unwrap().get_arguments().filter(|arg| arg.get_id() != "help") {
+        let Some(long) = arg.get_long().map(|long| format!("--{long}")) else { continue };
+        let words: Vec<String> = match arg.get_possible_values() {
+            values if arg.get_action().takes_values() && !values.is_empty() => {
+                values.iter().map(|value| format!("`{long} {}`", value.get_name())).collect()
+            }
+            _ => vec![format!("`{long}")],
+        };
+        // The default of a choice is what the others are compared with.
+        let named = |word: &String| rows.iter().any(|row| row[0].starts_with(word.as_str()));
+        let rows_of = words.iter().filter(|word| named(word)).count();
+        let neutral = NEUTRAL.contains(&long.as_str());
+        assert!(neutral || rows_of + 1 >= words.len() && rows_of > 0, "{long} lacks a row in docs/flags.md");
+    }
+    for row in &rows {
+        let (file, test) = row[3].split_once(": ").unwrap_or_else(|| panic!("no test in {row:?}"));
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file.trim_matches('`'));
+        // Where the source cannot be read (an ordinary user's run of the tests), the run as root has looked.
+        let Ok(source) = std::fs::read_to_string(&path) else { continue };
+        let declared = format!("fn {}()", test.trim_matches(['`', ' ', '|']));
+        assert!(source.contains(&declared), "{}: no {declared}", path.display());
+    }
+}

@@ -1,7 +1,7 @@
 //! `--allow display|wayland|audio|dbus`: what a program with a window needs of its user's session.
 //!
 //! Each word opens the one socket that the session's variables name, and sets those variables in the jail, whose /run is
-//! otherwise empty. What lies behind such a socket acts for whoever asks: docs/flags.md says at what cost.
+//! otherwise empty. What lies behind such a socket acts for whoever asks: `docs/flags.md` says at what cost.
 //!
 //! The X cookie is not shown as it is: a cookie file names the host, and a client looks its entry up by a host name that the
 //! jail does not have. The jail gets a file with the one cookie in an entry that fits every name.

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 
 /// Variables that lead to a socket of the host, or to a proxy that only works there.
-const SOCKETS: [&str; 40] = [
+const SOCKETS: [&str; 45] = [
+    "ALACRITTY_SOCKET",
     "AT_SPI_BUS_ADDRESS",
     "BUILDKIT_HOST",
     "CONTAINERD_ADDRESS",
@@ -19,6 +20,8 @@ const SOCKETS: [&str; 40] = [
     "FZF_PORT",
     "GNOME_KEYRING_CONTROL",
     "GPG_AGENT_INFO",
+    "HYPRLAND_INSTANCE_SIGNATURE",
+    "I3SOCK",
     "ICEAUTHORITY",
     "INVOCATION_ID",
     "JOURNAL_STREAM",
@@ -26,6 +29,7 @@ const SOCKETS: [&str; 40] = [
     "MANAGERPID",
     "MEMORY_PRESSURE_WATCH",
     "MPD_HOST",
+    "NIRI_SOCKET",
     "NOTIFY_SOCKET",
     "NVIM",
     "NVIM_LISTEN_ADDRESS",
@@ -36,6 +40,7 @@ const SOCKETS: [&str; 40] = [
     "SSH_AGENT_PID",
     "SSH_AUTH_SOCK",
     "STY",
+    "SWAYSOCK",
     "SYSTEMD_EXEC_PID",
     "TMUX",
     "TMUX_PANE",

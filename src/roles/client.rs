@@ -22,6 +22,7 @@ use crate::control::rundir::{self, RunError};
 use crate::jail::environment::{self, Choices};
 use crate::jail::payload::{Command, StageError};
 use crate::roles::front::{as_execve_wants, host_name};
+use crate::roles::guard;
 use crate::roles::signals::Signals;
 
 /// Why a request to a jail came to nothing.
@@ -99,7 +100,9 @@ pub fn exec(folder: &Path, name: &str, command: &Command) -> Result<Ending, Clie
     }
     let terminal = (io::stdin().is_terminal() && io::stdout().is_terminal()).then(|| window_size().unwrap_or_default());
     let memory = describe(command)?;
-    let (input, output, error) = (io::stdin(), io::stdout(), io::stderr());
+    let guarded = |stream: BorrowedFd<'_>| guard::read_only(stream).map_err(own("keep a file read-only in the jail"));
+    let input = guarded(io::stdin().as_fd())?;
+    let (output, error) = (guarded(io::stdout().as_fd())?, guarded(io::stderr().as_fd())?);
     let all: [BorrowedFd<'_>; 4] = [memory.as_fd(), input.as_fd(), output.as_fd(), error.as_fd()];
     let talk: Channel<ExecRequest, ClientAnswer> = OwnedFd::from(jail).into();
     talk.send_with(&ExecRequest { terminal }, if terminal.is_some() { &all[..1] } else { &all })?;

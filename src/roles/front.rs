@@ -197,13 +197,13 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
         told,
     }
     .until_the_end();
+    told.ended = Some(Instant::now());
     // Whatever happened, nothing of the jail outlives front. Init that reported an ending has ended its tree before, and only
     // takes its mounts down; otherwise the tree must be dead before the warden is told so.
     let _ = kill(child.pid, Signal::SIGKILL);
     if ending.is_err() {
         let _ = reap(child.pid);
     }
-    told.ended = Some(Instant::now());
     let failed = matches!(ending, Ok(Ending::Exited(status)) if status != 0);
     finish_warden(&to_warden, warden_pid, &handled, options, told, failed);
     let _ = reap(child.pid);

@@ -10,6 +10,7 @@
 pub mod client;
 pub mod fork;
 pub mod front;
+pub mod guard;
 pub mod init;
 pub mod mediator;
 pub mod relay;

@@ -18,6 +18,9 @@ use super::{Attack, Context, Outcome};
 
 pub const ATTACKS: &[Attack] = &[
     Attack::new("setuid-program", "gain root from a set-user-id program", setuid),
+    Attack::new("setuid-file", "leave a set-user-id file of root's in the working folder", setuid_file),
+    Attack::new("file-capabilities", "give a file in the working folder capabilities", file_capabilities),
+    Attack::new("cgroup-clone", "put a child into a control group by clone3, past a read-only mount", cgroup_clone),
     Attack::new("capabilities", "hold or regain a capability", capabilities),
     Attack::new("no-new-privs", "run without no_new_privs", |_| match nix::sys::prctl::get_no_new_privs() {
         Ok(false) => Ok("no_new_privs is not set".into()),
@@ -277,4 +280,97 @@ fn core_dump(_: &Context) -> Outcome {
             }
         }
     }
+}
+
+/// Whether uid 0 of this namespace is the machine's.
+fn is_root_outside() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    geteuid().is_root() && map.split_whitespace().take(2).eq(["0", "0"])
+}
+
+/// A set-user-id file is a danger only where its owner is root.
+fn setuid_file(c: &Context) -> Outcome {
+    if !is_root_outside() {
+        return Err("this is not root".into());
+    }
+    let file = c.file.with_file_name(format!("setuid-{}", std::process::id()));
+    let text = CString::new(file.as_os_str().as_encoded_bytes()).map_err(|e| e.to_string())?;
+    let at = || Arg::Int(libc::AT_FDCWD.into());
+    let (mode, makes) = (0o4755, i64::from(libc::O_CREAT | libc::O_WRONLY));
+    let node = || Arg::Int(i64::from(libc::S_IFREG) | mode);
+    let mut how = [makes as u64, mode as u64, 0].iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
+    type Way<'a> = (&'a str, libc::c_long, Vec<Arg<'a>>, bool);
+    let mut ways: Vec<Way<'_>> = vec![
+        ("fchmodat", libc::SYS_fchmodat, vec![at(), Arg::Text(&text), Arg::Int(mode)], true),
+        ("fchmodat2", 452, vec![at(), Arg::Text(&text), Arg::Int(mode), ZERO], true),
+        ("openat", libc::SYS_openat, vec![at(), Arg::Text(&text), Arg::Int(makes), Arg::Int(mode)], false),
+        ("openat2", libc::SYS_openat2, vec![at(), Arg::Text(&text), Arg::Buffer(&mut how), Arg::Int(24)], false),
+        ("mknodat", libc::SYS_mknodat, vec![at(), Arg::Text(&text), node(), ZERO], false),
+    ];
+    #[cfg(target_arch = "x86_64")]
+    ways.extend([
+        ("chmod", libc::SYS_chmod, vec![Arg::Text(&text), Arg::Int(mode)], true),
+        ("open", libc::SYS_open, vec![Arg::Text(&text), Arg::Int(makes), Arg::Int(mode)], false),
+        ("creat", libc::SYS_creat, vec![Arg::Text(&text), Arg::Int(mode)], false),
+        ("mknod", libc::SYS_mknod, vec![Arg::Text(&text), node(), ZERO], false),
+    ]);
+    let mut failures = Vec::new();
+    for (name, number, mut arguments, exists) in ways {
+        let _ = fs::remove_file(&file);
+        if exists {
+            fs::write(&file, "x").map_err(|e| e.to_string())?;
+        }
+        let made = call(number, &mut arguments);
+        let found = fs::metadata(&file).is_ok_and(|found| found.mode() & 0o4000 != 0 && found.uid() == 0);
+        let _ = fs::remove_file(&file);
+        if found {
+            return Ok(format!("{name} left a set-user-id file of root's"));
+        }
+        failures.push(format!("{name}: {made:?}"));
+    }
+    Err(failures.join("; "))
+}
+
+/// CAP_NET_RAW, as a file of version 2 holds it (capabilities(7)); from a user namespace of its own as well.
+fn file_capabilities(c: &Context) -> Outcome {
+    let file = c.file.with_file_name(format!("capable-{}", std::process::id()));
+    fs::write(&file, "x").map_err(|e| e.to_string())?;
+    let text = CString::new(file.as_os_str().as_encoded_bytes()).map_err(|e| e.to_string())?;
+    let value: Vec<u8> = [0x0200_0001u32, 1 << 13, 0, 0, 0].iter().flat_map(|word| word.to_le_bytes()).collect();
+    let (uid, gid, root) = (geteuid(), nix::unistd::getegid(), is_root_outside());
+    let outcome = any([false, true], |nested| {
+        if nested {
+            unshare(CloneFlags::CLONE_NEWUSER).map_err(refused("unshare"))?;
+            let map = |name: &str, id: u32| fs::write(format!("/proc/self/{name}"), format!("0 {id} 1"));
+            let _ = fs::write("/proc/self/setgroups", "deny");
+            map("uid_map", uid.as_raw()).and_then(|()| map("gid_map", gid.as_raw())).map_err(|e| e.to_string())?;
+        }
+        let size = Arg::Int(value.len() as i64);
+        let mut arguments = [Arg::Text(&text), Arg::Text(c"security.capability"), Arg::Bytes(&value), size, ZERO];
+        call(libc::SYS_setxattr, &mut arguments).map_err(refused("setxattr"))?;
+        // What an ordinary user's namespace gives counts in namespaces of that user alone.
+        if !root {
+            return Err("only capabilities of its own namespaces".into());
+        }
+        Ok("a file of the working folder has CAP_NET_RAW".into())
+    });
+    let _ = fs::remove_file(&file);
+    outcome
+}
+
+fn cgroup_clone(_: &Context) -> Outcome {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let table = fs::read_to_string("/proc/self/mountinfo").map_err(|e| e.to_string())?;
+    let mounts = table.lines().filter(|line| line.contains(" - cgroup2 ")).filter_map(|line| line.split(' ').nth(4));
+    any(mounts, |folder| {
+        let group = fs::File::open(folder).map_err(|e| format!("{folder}: {e}"))?;
+        let mut words = [0u64; 11];
+        (words[0], words[4], words[10]) = (CLONE_INTO_CGROUP, libc::SIGCHLD as u64, group.as_raw_fd() as u64);
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        match call(libc::SYS_clone3, &mut [Arg::Buffer(&mut bytes), Arg::Int(88)]).map_err(refused("clone3"))? {
+            // SAFETY: the child of a process that is about to end; it runs nothing of what its parent left in memory.
+            0 => unsafe { libc::_exit(0) },
+            _ => Ok(format!("a child was put into the control group {folder}")),
+        }
+    })
 }

@@ -21,8 +21,8 @@ use super::view::{BOOT_ID, EMPTY_FILE, EMPTY_FOLDER, View};
 
 /// Files that show the kernel's command line (addresses, MACs), or keys and servers' names, or reboot the host.
 const EMPTY_FILES: [&str; 5] = ["cmdline", "keys", "sysrq-trigger", "kcore", "bootconfig"];
-/// Folders with Bluetooth addresses, servers of CIFS and NFS, and SMBIOS names.
-const EMPTY_FOLDERS: [&str; 3] = ["bus", "fs", "firmware"];
+/// Folders with Bluetooth addresses, servers of CIFS and NFS, SMBIOS names, and serial numbers of cards and disks.
+const EMPTY_FOLDERS: [&str; 5] = ["bus", "fs", "firmware", "driver", "scsi"];
 
 /// Builds /proc.
 pub fn build(view: &mut View<'_>) -> Result<(), MountError> {

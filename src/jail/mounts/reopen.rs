@@ -32,16 +32,21 @@ pub fn read_only(number: RawFd) -> Result<(), ReopenError> {
     replace(number, &path).map_err(|why| ReopenError { number, path, why })
 }
 
+/// Whether [`read_only`] has something to do about this descriptor.
+pub fn is_open_for_reading_only(fd: BorrowedFd<'_>) -> bool {
+    let Ok(flags) = fcntl(fd, FcntlArg::F_GETFL) else { return false };
+    let Ok(found) = fstat(fd) else { return false };
+    let regular = SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFREG;
+    regular && OFlag::from_bits_retain(flags) & OFlag::O_ACCMODE == OFlag::O_RDONLY && found.st_nlink > 0
+}
+
 fn replace(number: RawFd, path: &Path) -> Result<(), Errno> {
     // SAFETY: the number is only looked at; one that is not open is EBADF.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
-    let Ok(flags) = fcntl(fd, FcntlArg::F_GETFL) else { return Ok(()) };
-    let found = fstat(fd)?;
-    let regular = SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFREG;
-    let reading = OFlag::from_bits_retain(flags) & OFlag::O_ACCMODE == OFlag::O_RDONLY;
-    if !regular || !reading || found.st_nlink == 0 {
+    if !is_open_for_reading_only(fd) {
         return Ok(());
     }
+    let found = fstat(fd)?;
     match reopened(path, &found) {
         Ok(new) => {
             let offset = lseek(fd, 0, Whence::SeekCur)?;

@@ -15,6 +15,8 @@ use libc::{
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM,
 };
 
+mod root;
+
 use super::assembler::{Call, Clause, Field, Policy, Row, Rule, Test, Verdict, calls};
 
 /// What a jail's programs may do with unix sockets.
@@ -41,6 +43,8 @@ pub struct Options {
     /// RLIMIT_CORE is what keeps the host's piped core_pattern from running a program outside for the jail
     /// ([`crate::jail::core_dumps`]), so no program may change it.
     pub core_limit_is_fixed: bool,
+    /// The payload is host uid 0 and owns root's files.
+    pub is_root: bool,
     /// The kernel has no Landlock scopes to keep signals in the jail, whose command is in its caller's process group.
     pub refuse_group_signals: bool,
 }
@@ -106,14 +110,15 @@ pub fn policy(options: Options) -> Policy {
                 Verdict::Errno(EPERM),
                 [libc::TIOCSTI as u32, libc::TIOCLINUX as u32, libc::TIOCSETD as u32, libc::TIOCCONS as u32, TUNSETIFF]
                     .into_iter()
-                    .chain([TUNSETQUEUE])
+                    .chain([TUNSETQUEUE, BTRFS_SNAPSHOT, BTRFS_SNAPSHOT_V2, BCACHEFS_SUBVOLUME])
                     .map(|request| vec![is(1, request)])
                     .collect(),
                 Verdict::Allow,
             ),
             why: "TIOCSTI and TIOCLINUX type into the caller's terminal, TIOCSETD puts another line discipline on it, \
                   TIOCCONS takes the console's messages. TUNSETIFF and TUNSETQUEUE would attach a TUN descriptor, \
-                  however it was come by, to the jail's own device.",
+                  however it was come by, to the jail's own device. A snapshot of a subvolume shows what the jail's \
+                  mounts hide, and its owner may make one.",
         },
         Row {
             calls: calls![SYS_setns],
@@ -175,6 +180,16 @@ pub fn policy(options: Options) -> Policy {
             why: "Per-filesystem and per-terminal administration, all of it outside the jail.",
         },
         Row {
+            calls: calls![SYS_setpriority],
+            rule: Rule::when(Verdict::Errno(EPERM), vec![vec![is(0, PRIO_PGRP), is(1, 0)]], Verdict::Allow),
+            why: "The process group of the command is its caller's: this would change the priority of processes outside.",
+        },
+        Row {
+            calls: calls![SYS_ioprio_set],
+            rule: Rule::when(Verdict::Errno(EPERM), vec![vec![is(0, IOPRIO_WHO_PGRP), is(1, 0)]], Verdict::Allow),
+            why: "The same for the priority of disk access.",
+        },
+        Row {
             calls: calls![SYS_settimeofday, SYS_clock_settime],
             rule: errno(EPERM),
             why: "There is one clock. (The kernel asks for a capability that no payload has; so this is a second wall.)",
@@ -185,6 +200,9 @@ pub fn policy(options: Options) -> Policy {
             why: "The kernel's log names addresses, devices and mounts of the host.",
         },
     ];
+    if options.is_root {
+        rows.extend(root::rows());
+    }
     if options.refuse_group_signals {
         let why = "kill(0) reaches the whole process group, and the caller's shell script or CI job is in it: a pid \
                    namespace does not stop that, Landlock scopes (Linux 6.12) do.";
@@ -268,6 +286,16 @@ pub fn policy(options: Options) -> Policy {
 /// `_IOW('T', 202, int)` and `_IOW('T', 217, int)` of linux/if_tun.h.
 const TUNSETIFF: u32 = 0x4004_54ca;
 const TUNSETQUEUE: u32 = 0x4004_54d9;
+
+/// `BTRFS_IOC_SNAP_CREATE`, `BTRFS_IOC_SNAP_CREATE_V2` of linux/btrfs.h and `BCH_IOCTL_SUBVOLUME_CREATE`.
+const BTRFS_SNAPSHOT: u32 = 0x5000_9401;
+const BTRFS_SNAPSHOT_V2: u32 = 0x5000_9417;
+const BCACHEFS_SUBVOLUME: u32 = 0x4020_bc10;
+
+/// `PRIO_PGRP` (setpriority(2)); libc has it with another type on each C library.
+const PRIO_PGRP: u32 = 1;
+/// `IOPRIO_WHO_PGRP` (ioprio_set(2)).
+const IOPRIO_WHO_PGRP: u32 = 2;
 
 fn errno(errno: i32) -> Rule {
     Rule::always(Verdict::Errno(errno))

@@ -86,7 +86,11 @@ impl Plan {
             queues: options.workers,
             wait: options.wait,
             view,
-            filter: seccomp::Options { core_limit_is_fixed: draft.core_limit_is_fixed, ..options.filter },
+            filter: seccomp::Options {
+                core_limit_is_fixed: draft.core_limit_is_fixed,
+                is_root: geteuid().is_root(),
+                ..options.filter
+            },
             shares: draft.shares,
             secret_variables: prepared.secret_variables.clone(),
             session: options.session.variables().collect(),

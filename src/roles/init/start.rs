@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -46,7 +47,11 @@ pub fn fork_command(
             drop((errors, ask, answered));
             let _ = prctl::set_pdeathsig(None);
             let mapped = || {
-                File::from(asked).write_all(b"m")?;
+                // The number by which this /proc knows it: with --proc host-masked that is not the jail's own.
+                let own = std::fs::read_link("/proc/self")?;
+                let mut asked = File::from(asked);
+                asked.write_all(own.as_os_str().as_bytes())?;
+                drop(asked);
                 File::from(answer).read_exact(&mut [0])
             };
             let error =
@@ -58,7 +63,7 @@ pub fn fork_command(
         ForkResult::Parent { child } => {
             drop((report, asked, answer, ours));
             if plan.setting.identity.full_range {
-                map_command(child, ask, answered);
+                map_command(ask, answered);
             }
             Ok((child, errors))
         }
@@ -77,8 +82,10 @@ fn confine(options: seccomp::Options, mediator: &OwnedFd) -> Result<(), StageErr
 
 /// Root: writes the full range of ids for a command that has just made its own user namespace. A command that fails before
 /// it gets there closes its end, and says why through its other pipe.
-fn map_command(child: Pid, ask: OwnedFd, answered: OwnedFd) {
-    if File::from(ask).read_exact(&mut [0]).is_ok() && namespaces::map_everyone(&child.to_string()).is_ok() {
+fn map_command(ask: OwnedFd, answered: OwnedFd) {
+    let mut number = String::new();
+    let told = File::from(ask).take(16).read_to_string(&mut number).is_ok();
+    if told && number.parse::<u32>().is_ok() && namespaces::map_everyone(&number).is_ok() {
         let _ = File::from(answered).write_all(b"m");
     }
 }

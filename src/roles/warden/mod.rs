@@ -17,9 +17,10 @@ mod host;
 mod mediated;
 mod prepare;
 mod sockets;
+mod workers;
 
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -29,7 +30,7 @@ use nix::unistd::{Pid, setsid};
 
 use super::fork::{self, Bond, exit};
 use super::{RunOptions, mediator, relay, usher};
-use crate::control::channel::{self, Channel, ChannelError};
+use crate::control::channel::{self, Channel};
 use crate::control::messages::{
     FrontToWarden, InitToWarden, Refusal, RelaySetup, RelayToWarden, UsherToInit, WardenToFront, WardenToInit,
     WardenToRelay, take,
@@ -42,11 +43,10 @@ use crate::jail::seccomp::roles as cages;
 use crate::log::sink::Sink;
 use crate::log::summary::Summary;
 use crate::mediate::{FromMediator, ToMediator};
-use crate::overlay::DialError;
 use crate::registry::Kind;
 use clients::{Clients, Wish};
 use clock::Jumps;
-use dialler::{Dialled, Dialler};
+use dialler::Dialler;
 use host::Changes;
 use prepare::Chosen;
 
@@ -82,6 +82,9 @@ pub fn run(options: &RunOptions, ends: Ends) -> ! {
         }
     }
 }
+
+/// How long front may take to say that the tree has ended.
+const FRONT_PATIENCE: Duration = Duration::from_secs(5);
 
 fn own(what: &'static str) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
     move |e| Refusal(format!("{what}: {e}"))
@@ -124,6 +127,8 @@ struct Warden {
     draining: bool,
     /// Nobody wants to wait for them.
     hurry: bool,
+    /// Since when there is no tree any more, though front has not said so.
+    init_gone: Option<Instant>,
     /// It was said that the proxy carries no datagrams.
     said_no_datagrams: bool,
     /// The mediator may still have something to tell when the jail has ended.
@@ -214,6 +219,7 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         tree_is_dead: false,
         draining: false,
         hurry: false,
+        init_gone: None,
         said_no_datagrams: false,
         letters: false,
     })
@@ -242,7 +248,16 @@ impl Warden {
             self.ushers -= 1;
         }
         let (mut polled, sources) = self.sources();
-        match poll(&mut polled, PollTimeout::NONE) {
+        let patience = self.init_gone.map_or(PollTimeout::NONE, |at| {
+            let left = (at + FRONT_PATIENCE).saturating_duration_since(Instant::now());
+            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut polled, patience) {
+            // Front is stopped: the jail ends without it, and it learns that when it goes on.
+            Ok(0) if self.init_gone.is_some_and(|at| at.elapsed() >= FRONT_PATIENCE) => {
+                (self.over, self.tree_is_dead) = (true, true);
+                return;
+            }
             Ok(_) | Err(Errno::EINTR) => {}
             Err(_) => {
                 self.over = true;
@@ -331,7 +346,7 @@ impl Warden {
             Ok((InitToWarden::Running, _)) => {}
             Ok((InitToWarden::Over, _)) => (self.over, self.tree_is_dead) = (true, true),
             // The tree is gone; front hears it too and says Finish.
-            Err(_) => self.init = None,
+            Err(_) => (self.init, self.init_gone) = (None, Some(Instant::now())),
         }
     }
 
@@ -405,83 +420,6 @@ impl Warden {
         Ok(())
     }
 
-    fn hear_worker(&mut self, index: usize) {
-        let Some(Some(worker)) = self.workers.get(index) else { return };
-        match worker.receive() {
-            Ok((ToWarden::Dial { id }, _)) => self.dial(index, id),
-            Ok((ToWarden::Relay { id, relay }, _)) => self.relay_for(index, id, relay),
-            Ok((ToWarden::NoDatagrams { error }, _)) => self.no_datagrams(error),
-            Ok((ToWarden::Unreached, _)) => {
-                if let Some(dialler) = &mut self.dialler {
-                    dialler.failed();
-                }
-            }
-            Ok((ToWarden::Up, _)) => self.worker_up(),
-            Ok((ToWarden::Draining, _)) => self.draining = true,
-            Ok((ToWarden::Stopped, _)) => self.workers[index] = None,
-            Ok((ToWarden::Records(batch), _)) => self.write(&batch),
-            Err(ChannelError::WouldBlock) => {}
-            // The relay's own channel tells whether that is the end.
-            Err(_) => self.workers[index] = None,
-        }
-    }
-
-    fn dial(&mut self, index: usize, id: u64) {
-        let (Some(dialler), Some(Some(worker))) = (&mut self.dialler, self.workers.get(index)) else { return };
-        let sent = match dialler.dial() {
-            Dialled::Socket(socket) => worker.send_with(&FromWarden::Dialled { id }, &[socket.as_fd()]),
-            Dialled::Failed(errno) => worker.send(&FromWarden::DialFailed { id, error: dial_error(errno) }),
-            Dialled::Wait if self.waiting.len() < clients::MOST_WAITING => {
-                self.waiting.push((index, id));
-                Ok(())
-            }
-            Dialled::Wait => worker.send(&FromWarden::DialFailed { id, error: DialError::Proxy(libc::EAGAIN) }),
-        };
-        // A worker that does not take its answers lets its dials time out.
-        let _ = sent;
-    }
-
-    /// A worker wants to send datagrams to the proxy.
-    fn relay_for(&self, index: usize, id: u64, relay: SocketAddr) {
-        let (Some(dialler), Some(Some(worker))) = (&self.dialler, self.workers.get(index)) else { return };
-        let _ = match dialler.relay(relay) {
-            Ok(socket) => worker.send_with(&FromWarden::Relay { id }, &[socket.as_fd()]),
-            Err(error) => worker.send(&FromWarden::DialFailed { id, error }),
-        };
-    }
-
-    /// The proxy carries no datagrams: said once.
-    fn no_datagrams(&mut self, error: DialError) {
-        if !std::mem::replace(&mut self.said_no_datagrams, true) {
-            let network = &self.chosen.network.id;
-            self.say_verbosely(&format!(
-                "{network} carries no datagrams, so UDP is refused in this jail, and QUIC falls back to TCP: {error}"
-            ));
-        }
-    }
-
-    fn dial_waiting(&mut self) {
-        if let Some(dialler) = &mut self.dialler {
-            dialler.resolved();
-        }
-        for (index, id) in std::mem::take(&mut self.waiting) {
-            self.dial(index, id);
-        }
-    }
-
-    fn write(&mut self, batch: &crate::log::Batch) {
-        batch.records.iter().for_each(|record| self.summary.add(record));
-        self.summary.lose(batch.lost);
-        if let Some(sink) = &mut self.sink {
-            sink.write(&batch.records);
-            sink.lose(batch.lost);
-            if let Some(trouble) = sink.trouble() {
-                let _ = self.front.send(&WardenToFront::Say(trouble.to_string()));
-            }
-        }
-    }
-
-    /// The host's addresses, hosts file or resolvers may be others now.
     fn hear_client(&mut self, index: usize) {
         match self.clients.hear(index, self.summary.records()) {
             None => {}
@@ -498,9 +436,4 @@ impl Warden {
 fn nonblocking(fd: &impl AsFd) -> nix::Result<()> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     fcntl(fd, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK)).map(drop)
-}
-
-/// The proxy could not be dialled; without an address there was no name to dial.
-fn dial_error(errno: Errno) -> DialError {
-    if errno == Errno::ENXIO { DialError::ProxyName } else { DialError::Proxy(errno as i32) }
 }

@@ -13,6 +13,7 @@ fn all_options() -> Vec<Options> {
                     nested_sandbox,
                     core_limit_is_fixed: nested_sandbox,
                     refuse_group_signals: allow_datagrams,
+                    is_root: allow_datagrams,
                 });
             }
         }
@@ -111,6 +112,7 @@ fn without_sockets_only_a_stream_pair_is_left_of_af_unix() {
         nested_sandbox: false,
         core_limit_is_fixed: true,
         refuse_group_signals: true,
+        is_root: true,
     };
     for kind in [SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET] {
         let arguments = [AF_UNIX as u64, kind as u64, 0, 0, 0, 0];
@@ -192,4 +194,45 @@ fn the_kernel_runs_the_table() {
         }
     };
     assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0), "the number names the check");
+}
+
+#[test]
+fn root_makes_no_set_id_file_and_others_may() {
+    let (root, user) = (Options { is_root: true, ..Options::default() }, Options::default());
+    let creates = (libc::O_CREAT | libc::O_WRONLY) as u64;
+    let refused: [(libc::c_long, [u64; 6]); 8] = [
+        (libc::SYS_fchmod, [3, 0o4755, 0, 0, 0, 0]),
+        (libc::SYS_fchmod, [3, 0o2755, 0, 0, 0, 0]),
+        (libc::SYS_fchmodat, [3, 0, 0o4755, 0, 0, 0]),
+        (452, [3, 0, 0o4755, 0, 0, 0]),
+        (libc::SYS_mknodat, [3, 0, u64::from(libc::S_IFREG) | 0o4755, 0, 0, 0]),
+        (libc::SYS_openat, [3, 0, creates, 0o4755, 0, 0]),
+        (libc::SYS_openat, [3, 0, (libc::O_TMPFILE | libc::O_RDWR) as u64, 0o4755, 0, 0]),
+        (libc::SYS_openat, [3, 0, creates | 0xdead << 32, 0o4755 | 0xdead << 32, 0, 0]),
+    ];
+    for (call, arguments) in refused {
+        assert_eq!(ask(root, call, arguments), Verdict::Errno(EPERM), "{call} {arguments:?}");
+        assert_eq!(ask(user, call, arguments), Verdict::Allow, "{call} {arguments:?}");
+    }
+    for (call, arguments) in [
+        (libc::SYS_fchmod, [3, 0o1777, 0, 0, 0, 0]),
+        (libc::SYS_openat, [3, 0, creates, 0o755, 0, 0]),
+        // Without O_CREAT there is no mode, and the register holds anything.
+        (libc::SYS_openat, [3, 0, (libc::O_DIRECTORY | libc::O_RDONLY) as u64, 0o7777, 0, 0]),
+    ] {
+        assert_eq!(ask(root, call, arguments), Verdict::Allow, "{call} {arguments:?}");
+    }
+    for call in [libc::SYS_openat2, libc::SYS_clone3] {
+        assert_eq!((ask(root, call, [0; 6]), ask(user, call, [0; 6])), (Verdict::Errno(ENOSYS), Verdict::Allow));
+    }
+}
+
+#[test]
+fn the_callers_process_group_keeps_its_priority() {
+    let of = |call, which, who| ask(Options::default(), call, [which, who, 19, 0, 0, 0]);
+    assert_eq!(of(libc::SYS_setpriority, 1, 0), Verdict::Errno(EPERM));
+    assert_eq!(of(libc::SYS_ioprio_set, 2, 0), Verdict::Errno(EPERM));
+    for (which, who) in [(0, 0), (1, 7), (2, 0)] {
+        assert_eq!(of(libc::SYS_setpriority, which, who), Verdict::Allow, "{which} {who}");
+    }
 }
