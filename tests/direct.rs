@@ -230,3 +230,38 @@ fn a_change_of_the_hosts_names_resolvers_and_addresses_is_followed_by_every_work
     running.say("on\n");
     running.finish().good();
 }
+
+/// Asks until a question is answered, and says with which code: nobody outside answers, so it is netjail.
+const FLOOD: &str = r#"
+import socket, struct
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setblocking(False)
+for n in range(20000):
+    label = b"n%d" % n
+    try:
+        s.sendto(struct.pack(">6H", n, 256, 1, 0, 0, 0) + bytes([len(label)]) + label + b"\3lab\0\0\1\0\1", ("198.18.0.1", 53))
+    except BlockingIOError:
+        pass
+    try:
+        print("code", s.recv(512)[3] & 15, "after", n)
+        break
+    except BlockingIOError:
+        pass
+"#;
+
+#[test]
+fn one_question_too_many_is_answered_servfail_at_once() {
+    require!(Host::lack().is_none(), "{}", Host::lack().unwrap());
+    require!(lab::program("python3").is_some(), "no python3 outside of root's home");
+    let host = Host::new();
+    // Bound, so that nothing is refused; and never read.
+    let _silent = host.datagrams("internet", "198.51.100.53:53");
+    let jail = Jail::new().inside(&host);
+    let log = jail.work().join("log");
+    let jail = jail.with(&["--log", log.to_str().unwrap()]);
+    let done = jail.run("nil", &[lab::program("python3").unwrap().to_str().unwrap(), "-c", FLOOD]).good();
+    assert!(done.out.starts_with("code 2 after "), "{done:?}");
+    let log = std::fs::read_to_string(log).unwrap();
+    let full = log.lines().find(|line| line.contains("\"rule\":\"limit-questions\"")).expect("a record of the rule");
+    assert!(full.contains("\"answer\":\"SERVFAIL\""), "{full}");
+}

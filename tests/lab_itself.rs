@@ -37,7 +37,8 @@ fn the_scripted_proxy_speaks_socks5_as_curl_does() {
 
 #[test]
 fn the_scripted_proxy_checks_a_login_and_records_it() {
-    let manner = Manner { greeting: Greeting::Login("u".into(), "p".into()), single_bytes: true, bound: 4 };
+    let manner =
+        Manner { greeting: Greeting::Login("u".into(), "p".into()), single_bytes: true, bound: 4, ..Manner::default() };
     let proxy = Proxy::with(manner, |_| Answer::Serve(Behaviour::Page("in\n")));
     let mut c = Command::new("curl");
     c.args(["-sS", "--max-time", "20", "-x", &format!("socks5h://u:p@{}", proxy.addr), "http://x.test/"]);

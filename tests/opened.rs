@@ -289,3 +289,70 @@ fn a_command_of_exec_finds_what_the_jail_was_opened_to() {
     let said = lab::child::run(jail.netjail(&[&words[..], &[line]].concat())).good();
     assert_eq!(said.out.trim(), format!("unix:path={}", folder.path().join("bus").display()));
 }
+
+#[test]
+fn syslog_stays_in_the_jail_and_becomes_lines_of_netjails() {
+    require!(lab::program("logger").is_some(), "no logger");
+    let jail = jail();
+    let line = ["logger", "-t", "lab", "hello \u{1b}[31mred"];
+    let closed = client(&jail, &line);
+    assert!(!closed.err.contains("hello"), "the control: {closed:?}");
+    let open = client(&jail.with(&["--allow-datagrams"]), &line).good();
+    let said = open.err.lines().find(|l| l.contains("hello")).unwrap_or_else(|| panic!("{open:?}"));
+    assert!(said.starts_with("netjail: log: ") && said.contains("lab"), "{open:?}");
+    assert!(!said.contains('\u{1b}') && !said.contains("<13>"), "{open:?}");
+}
+
+#[test]
+fn a_notification_reaches_the_service_manager_from_the_pid_that_it_knows() {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+    require!(lab::program("systemd-notify").is_some(), "no systemd-notify");
+    let folder = session_folder();
+    let path = folder.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(lab::child::PATIENCE)).unwrap();
+    setsockopt(&manager, sockopt::PassCred, &true).unwrap();
+    let jail = jail().env("NOTIFY_SOCKET", path.to_str().unwrap()).env("WATCHDOG_USEC", "30000000");
+    let jail = jail.with(&["--allow-datagrams"]);
+    let line = "systemd-notify --ready --status='it runs' && echo $WATCHDOG_USEC; read x";
+    let mut running = jail.start("app:proxy", &["sh", "-c", line]);
+    running.until("30000000");
+    let mut buffer = [0; 512];
+    let mut parts = [std::io::IoSliceMut::new(&mut buffer)];
+    let mut control = nix::cmsg_space!(nix::libc::ucred);
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&manager);
+    let got = recvmsg::<()>(fd, &mut parts, Some(&mut control), MsgFlags::empty()).unwrap();
+    let sender = got.cmsgs().unwrap().find_map(|part| match part {
+        ControlMessageOwned::ScmCredentials(who) => Some(who.pid()),
+        _ => None,
+    });
+    assert_eq!(sender, Some(running.pid()));
+    let length = got.bytes;
+    let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    assert!(text.contains("READY=1") && text.contains("STATUS=it runs") && !text.contains("MAINPID"), "{text}");
+    running.say("go\n");
+    running.finish().good();
+}
+
+#[test]
+fn a_command_that_failed_for_want_of_what_a_jail_does_not_give_is_told_of_the_flag() {
+    let jail = jail();
+    let socket = jail.work().join("agent");
+    let _agent = listen(&socket);
+    let ask = [&lab::jail::binary(), "demo-client", &format!("unix:{}", socket.display())];
+    let flag = format!("--allow-socket {}", socket.display());
+    let refused = jail.run("app:proxy", &ask);
+    assert!(refused.code() == 1 && refused.err.contains(&flag), "{refused:?}");
+    let quiet = Jail::socks5("127.0.0.1:9".parse().unwrap(), "").with(&["-q"]).run("app:proxy", &ask);
+    assert_eq!(quiet.err, "", "{quiet:?}");
+    let fine = jail.shell("app:proxy", &format!("{} demo-client unix:{}; true", ask[0], socket.display())).good();
+    assert!(!fine.err.contains("--allow"), "it did not fail: {fine:?}");
+    // A program by its name, and one by its libraries; each only where the variable was dropped.
+    require!(lab::program("dbus-send").is_some() && lab::program("xdpyinfo").is_some(), "no dbus-send and xdpyinfo");
+    let session = || self::jail().env("DISPLAY", ":77").env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/run/user/0/bus");
+    let bus = ["dbus-send", "--session", "--dest=org.freedesktop.DBus", "/", "org.freedesktop.DBus.GetId"];
+    assert!(session().run("app:proxy", &bus).err.contains("--allow dbus"));
+    assert!(!self::jail().run("app:proxy", &bus).err.contains("--allow"));
+    assert!(session().run("app:proxy", &["xdpyinfo"]).err.contains("--allow display"));
+    assert!(!session().run("app:proxy", &["false"]).err.contains("--allow"));
+}

@@ -39,3 +39,20 @@ fn a_unit_of_an_ordinary_user_runs_and_one_without_devices_is_told() {
     assert!(done.out.contains("I am u\ncode-user 0\n"), "{done:?}");
     assert!(done.out.contains("/dev/net/tun") && done.out.contains("code-devices 125\n"), "{done:?}");
 }
+
+#[test]
+fn a_unit_of_type_notify_is_ready_when_the_program_in_the_jail_says_so() {
+    root_only!();
+    require!(lab::systemd::lack().is_none(), "{}", lab::systemd::lack().unwrap());
+    let run = |flags: &str| {
+        format!(
+            "systemd-run --wait --pipe -q -p Type=notify -p TimeoutStartSec=60 /netjail run --registry /registry.yaml \
+             --network app:proxy {flags} -- sh -c 'systemd-notify --ready; true'; echo code {flags} $?"
+        )
+    };
+    let script =
+        format!("cat >/inner <<'EOF'\nip link set lo up\n{}\n{}\nEOF\nbash /inner", run("--allow-datagrams"), run(""));
+    let done = lab::systemd::boot(&script, &[("registry.yaml", REGISTRY)]);
+    assert!(done.out.contains("code --allow-datagrams 0"), "{done:?}");
+    assert!(!done.out.contains("code  0"), "a unit that never says that it is ready fails: {done:?}");
+}

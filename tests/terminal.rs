@@ -227,3 +227,26 @@ fn netjail_shell_is_the_users_shell_in_a_jail() {
     pty.expect("net:[");
     assert_eq!(pty.finish().code(), Some(8));
 }
+
+#[test]
+fn exec_in_the_background_runs_on_and_takes_the_terminal_when_it_is_brought_forward() {
+    let jail = jail().with(&["--name", "lab-back"]);
+    let mut running = jail.start("app:proxy", &["sh", "-c", "echo ready; exec sleep 600"]);
+    running.until("ready");
+    let mut bash = shell(&jail);
+    let exec = format!("{} exec lab-back --", lab::jail::binary());
+    // Nothing stops it: neither its start nor its end touches a terminal that is the shell's.
+    bash.send(&format!("{exec} sh -c 'echo from-$((40+2))' & wait $!; echo en''ded-$?\r"));
+    bash.expect("from-42");
+    bash.expect("ended-0");
+    bash.expect("ready> ");
+    bash.send(&format!("{exec} sh -c 'echo up-$((40+2)); read word; echo word-$word' &\r"));
+    bash.expect("up-42");
+    bash.send("fg\r");
+    lab::wait_for("the job in the foreground", Duration::from_secs(20), || {
+        (bash.foreground() != bash.pid()).then_some(())
+    });
+    bash.send("hello\r");
+    bash.expect("word-hello");
+    bash.expect("ready> ");
+}

@@ -140,7 +140,8 @@ pub struct JailArguments {
     /// asks), or the session D-Bus (which starts any program outside for whoever asks: trusted programs only); repeatable.
     #[arg(long = "allow", value_name = "WHAT", value_parser = Door::NAMES)]
     pub allow: Vec<String>,
-    /// Allow unix datagram sockets, one end of which reaches any path outside.
+    /// Allow unix datagram sockets, one end of which reaches any path outside. What is written to syslog becomes lines of
+    /// netjail's; NOTIFY_SOCKET is relayed.
     #[arg(long)]
     pub allow_datagrams: bool,
     /// Open what sandboxes inside the jail need (bwrap, flatpak): classic mount calls in their own user namespace, an
@@ -199,6 +200,9 @@ pub struct StopArguments {
     /// The jails' names.
     #[arg(required = true, value_name = "JAIL")]
     pub jails: Vec<String>,
+    /// Say less: no progress.
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// Arguments of `check`.
@@ -210,6 +214,9 @@ pub struct CheckArguments {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+    /// Say less: only what is wrong.
+    #[arg(short, long, conflicts_with = "json")]
+    pub quiet: bool,
 }
 
 /// Arguments of `networks`.
@@ -294,6 +301,12 @@ pub struct SelftestArguments {
     /// Only the case of this name; repeatable.
     #[arg(long, value_name = "CASE")]
     pub only: Vec<String>,
+    /// Say more: all of the evidence.
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Say less: no progress, and in the table only what is not blocked.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
 }
 
 /// Arguments of `selftest-attack`.

@@ -3,11 +3,11 @@
 use std::io;
 
 use super::args::CheckArguments;
-use super::{USAGE, print};
-use crate::registry::{self, Search, report, trust};
+use super::{FINDING, USAGE, print};
+use crate::registry::{self, LoadError, Search, report, trust};
 use crate::roles::front;
 
-/// Validates the registry and the settings; the status is 1 if something is wrong with them.
+/// Validates the registry and the settings; the status is 1 if something is wrong with them, or `run` would not believe them.
 pub fn run(arguments: CheckArguments) -> i32 {
     let search = match Search::from_environment(arguments.registries) {
         Ok(search) => search,
@@ -17,19 +17,27 @@ pub fn run(arguments: CheckArguments) -> i32 {
         }
     };
     let loaded = registry::load(&search, &registry::process_environment);
-    let mut report = match arguments.json {
-        true => report::check_json(&loaded),
-        false => report::check(&loaded, super::colour(&io::stdout())),
-    };
-    if let (Ok(loaded), false) = (&loaded, arguments.json) {
-        report.text.push_str(&format!("trust: {}\n", trust_in(&search, loaded)));
+    let trust = loaded.as_ref().ok().map(|loaded| trust::check(&trust::Store::new(&search.state), loaded));
+    let refused = matches!(trust, Some(trust::Trust::Changed(_)));
+    if arguments.json {
+        let report = report::check_json(&loaded, trust.as_ref());
+        return print(&report.text, report.status);
     }
-    print(&report.text, report.status)
+    let mut report = report::check(&loaded, report::colour(&io::stdout()));
+    if let Some(trust) = &trust {
+        report.text.push_str(&format!("trust: {}\n", in_words(trust)));
+    }
+    match (arguments.quiet, &loaded, &trust) {
+        (false, ..) => print(&report.text, if refused { FINDING } else { report.status.into() }),
+        (true, Err(LoadError(findings)), _) => print(&report::errors(findings, report::colour(&io::stdout())), FINDING),
+        (true, Ok(_), Some(trust::Trust::Changed(changed))) => print(&format!("{changed}\n"), FINDING),
+        (true, Ok(loaded), _) => print(&report::missing(loaded, report::colour(&io::stdout())), report.status),
+    }
 }
 
-/// Whether `run` would believe what was found; not an error of the registry.
-fn trust_in(search: &Search, loaded: &registry::Loaded) -> String {
-    match trust::check(&trust::Store::new(&search.state), loaded) {
+/// Whether `run` would believe what was found.
+fn in_words(trust: &trust::Trust) -> String {
+    match trust {
         trust::Trust::Trusted => "believed".into(),
         trust::Trust::FirstUse(_) => "never used: the first `netjail run` remembers it as it is then".into(),
         trust::Trust::Changed(changed) => format!("refused by `netjail run`: {changed}"),

@@ -97,25 +97,76 @@ fn grouped(number: u64) -> String {
     out
 }
 
-/// Private numbers: declarations that some file of the source has. Where the source cannot be read (an ordinary user's run
-/// of the tests), the run as root has looked.
-fn declared(declarations: &[&str]) {
+/// All of the source but tests and this file, which names what it looks for. `None` where it cannot be read (an ordinary
+/// user's run of the tests): the run as root has looked.
+fn source() -> Option<String> {
     let mut folders = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")];
     let mut source = String::new();
     while let Some(folder) = folders.pop() {
-        let Ok(entries) = std::fs::read_dir(folder) else { return };
-        for path in entries.map(|entry| entry.unwrap().path()) {
+        for path in std::fs::read_dir(folder).ok()?.map(|entry| entry.unwrap().path()) {
             match path.is_dir() {
                 true => folders.push(path),
-                // This file holds them all.
-                false if path.ends_with("cli/docs.rs") => {}
+                false if path.ends_with("cli/docs.rs") || path.components().any(|part| part.as_os_str() == "tests") => {
+                }
                 false => source.push_str(&std::fs::read_to_string(&path).unwrap()),
             }
         }
     }
+    Some(source)
+}
+
+/// Private numbers: declarations that some file of the source has.
+fn declared(declarations: &[&str]) {
+    let Some(source) = source() else { return };
     for declaration in declarations {
         assert!(source.contains(declaration), "`{declaration}` has changed: so must this test and docs/reference.md");
     }
+}
+
+fn reference() -> String {
+    let tree = std::env::var_os("NETJAIL_SOURCE").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    std::fs::read_to_string(PathBuf::from(tree).join("docs/reference.md")).unwrap()
+}
+
+/// The literal with which each text that follows `before` begins.
+fn literals<'s>(source: &'s str, before: &str) -> Vec<&'s str> {
+    source.split(before).skip(1).filter_map(|rest| rest.strip_prefix('"')?.split('"').next()).collect()
+}
+
+#[test]
+fn every_variable_that_is_read_is_in_the_reference() {
+    let Some(source) = source() else { return };
+    let reads = ["env::var(", "env::var_os(", "absolute(", "under(", "const VARIABLE: &str = "];
+    // Of the tests, and of selftest to its own children.
+    let internal = ["UPDATE_DOCS", "NETJAIL_SOURCE", "NETJAIL_SPEED", "NETJAIL_SELFTEST_TOKEN"];
+    let reference = reference();
+    let names: Vec<&str> = reads.iter().flat_map(|read| literals(&source, read)).collect();
+    assert!(names.len() > 8, "{names:?}");
+    for name in names.iter().filter(|name| !internal.contains(name)) {
+        assert!(reference.contains(&format!("`{name}`")), "docs/reference.md does not say what ${name} is for");
+    }
+}
+
+#[test]
+fn every_field_of_the_registry_is_in_the_reference() {
+    let Ok(kinds) = std::fs::read_dir(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/registry/kinds")) else {
+        return;
+    };
+    let mut source: String = kinds.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap()).collect();
+    let settings = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/registry/settings.rs");
+    source.push_str(&std::fs::read_to_string(settings).unwrap());
+    let reference = reference();
+    let mut seen = 0;
+    // Lists of fields are slices of texts; so are the words that a field may have.
+    for list in source.split("&[\"").skip(1) {
+        let list = list.split(']').next().unwrap();
+        for name in list.split(',').map(|name| name.trim().trim_matches('"')).filter(|name| !name.is_empty()) {
+            let known = [format!("`{name}`"), format!("`{name}:"), format!("{name}: "), format!(".{name}`")];
+            assert!(known.iter().any(|known| reference.contains(known)), "docs/reference.md has no field `{name}`");
+            seen += 1;
+        }
+    }
+    assert!(seen > 40, "{seen}");
 }
 
 #[test]
@@ -162,7 +213,7 @@ fn the_limits_in_the_reference_are_those_of_the_program() {
         (
             "forwarded questions in progress, of a worker (direct)",
             grouped(1024),
-            "rule `limit-questions`, no answer; 16 of one DNS stream",
+            "rule `limit-questions`: SERVFAIL; 16 of one DNS stream",
         ),
         ("one resolver's time for an answer (direct)", "2 s".into(), "the next one is asked, twice round"),
         ("connects of a jail that the mediator works on", grouped(1000), "further ones are ENOBUFS"),

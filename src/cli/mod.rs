@@ -22,7 +22,7 @@ mod table;
 mod user;
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -76,11 +76,6 @@ fn usage(error: &clap::Error, words: &[OsString]) -> i32 {
     }
     let starts_commands = words.get(1).is_some_and(|word| word == "run" || word == "shell" || word == "exec");
     if starts_commands { crate::roles::front::OWN_FAILURE } else { USAGE }
-}
-
-/// Whether to colour what goes to a stream (<https://no-color.org>).
-fn colour(stream: &impl IsTerminal) -> bool {
-    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Prints a report. A reader that has gone (`| head`) is no error.

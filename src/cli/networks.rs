@@ -22,7 +22,7 @@ pub fn run(arguments: NetworksArguments) -> i32 {
             print(&report.text, report.status)
         }
         Err(LoadError(findings)) => {
-            eprint!("{}", report::errors(&findings, super::colour(&io::stderr())));
+            eprint!("{}", report::errors(&findings, report::colour(&io::stderr())));
             FINDING
         }
     }

@@ -34,7 +34,7 @@ pub fn run(arguments: ProbeArguments) -> i32 {
     let loaded = match registry::load(&search, &registry::process_environment) {
         Ok(loaded) => loaded,
         Err(LoadError(findings)) => {
-            eprint!("{}", report::errors(&findings, super::colour(&io::stderr())));
+            eprint!("{}", report::errors(&findings, report::colour(&io::stderr())));
             return FINDING;
         }
     };

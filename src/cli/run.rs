@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::args::{JailArguments, RunArguments, ShellArguments};
 use super::user;
 use crate::jail::desktop::{self, Door};
+use crate::jail::letterbox;
 use crate::jail::mounts::{HomeView, ProcView, TmpView};
 use crate::jail::seccomp::{self, Sockets};
 use crate::roles::{RunOptions, ViewOptions, front};
@@ -47,7 +48,10 @@ fn options(jail: JailArguments, command: Vec<OsString>) -> Result<RunOptions, St
         );
     }
     let doors: Vec<Door> = jail.allow.iter().filter_map(|name| Door::of(name)).collect();
-    let session = desktop::open(&doors, &|name| std::env::var_os(name)).map_err(|e| e.to_string())?;
+    let mut session = desktop::open(&doors, &|name| std::env::var_os(name)).map_err(|e| e.to_string())?;
+    if jail.allow_datagrams {
+        session.set.extend(letterbox::variables(&|name| std::env::var_os(name), std::process::id()));
+    }
     Ok(RunOptions {
         command,
         network: jail.network,

@@ -1,6 +1,7 @@
 //! `netjail selftest`, and the two hidden commands with which it starts its attacks and its victim.
 
 use super::args::{AttackArguments, SelftestArguments, VictimArguments};
+use super::progress::Progress;
 use super::table;
 use crate::check::selftest::{self, Case, Options, SelftestError, Verdict};
 use crate::roles::front::say;
@@ -18,7 +19,15 @@ pub fn run(arguments: &SelftestArguments) -> i32 {
         return super::USAGE;
     }
     let options = Options { launcher, only: arguments.only.clone() };
-    let cases = match selftest::run(&options, |_| {}) {
+    let progress = Progress::new("starting the first jail", arguments.quiet);
+    let mut done = 0;
+    let heard = |case: &Case| {
+        done += 1;
+        progress.say(format!("{done} attacks tried, the last one {}", case.name));
+    };
+    let outcome = selftest::run(&options, heard);
+    drop(progress);
+    let cases = match outcome {
         Ok(cases) => cases,
         Err(error) => {
             say(&error.to_string());
@@ -37,18 +46,19 @@ pub fn run(arguments: &SelftestArguments) -> i32 {
             Err(_) => return 1,
         }
     } else {
-        print(&cases);
+        print(&cases, arguments);
     }
     let bad = cases.iter().any(|case| matches!(case.verdict, Verdict::Leaked | Verdict::Undecided));
     i32::from(bad)
 }
 
-fn print(cases: &[Case]) {
+fn print(cases: &[Case], arguments: &SelftestArguments) {
     let rows: Vec<[String; 5]> = cases
         .iter()
+        .filter(|case| !arguments.quiet || case.verdict != Verdict::Blocked)
         .map(|case| {
             let evidence = case.inside.replace(char::is_control, " ");
-            let short: String = if evidence.chars().count() > EVIDENCE {
+            let short: String = if evidence.chars().count() > EVIDENCE && !arguments.verbose {
                 evidence.chars().take(EVIDENCE - 1).chain(['…']).collect()
             } else {
                 evidence

@@ -100,8 +100,17 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
         self.send_with(message, &[])
     }
 
+    /// Sends one message if there is room for it now, whether or not the channel is a blocking one.
+    pub fn try_send(&self, message: &Out) -> Result<(), ChannelError> {
+        self.send_flagged(message, &[], MsgFlags::MSG_DONTWAIT)
+    }
+
     /// Sends one message with descriptors, which stay the caller's own as well.
     pub fn send_with(&self, message: &Out, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        self.send_flagged(message, descriptors, MsgFlags::empty())
+    }
+
+    fn send_flagged(&self, message: &Out, descriptors: &[BorrowedFd<'_>], flags: MsgFlags) -> Result<(), ChannelError> {
         let bytes = postcard::to_stdvec(message).map_err(|e| ChannelError::Malformed(e.to_string()))?;
         if bytes.len() > MAX_MESSAGE {
             return Err(ChannelError::Malformed(format!("{} bytes are more than {MAX_MESSAGE}", bytes.len())));
@@ -110,7 +119,13 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
         let rights = [ControlMessage::ScmRights(&raw)];
         let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
         loop {
-            match sendmsg::<()>(self.fd.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None) {
+            match sendmsg::<()>(
+                self.fd.as_raw_fd(),
+                &[IoSlice::new(&bytes)],
+                control,
+                MsgFlags::MSG_NOSIGNAL | flags,
+                None,
+            ) {
                 Ok(_) => return Ok(()),
                 Err(nix::Error::EINTR) => {}
                 Err(errno) => return Err(errno.into()),

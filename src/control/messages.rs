@@ -24,7 +24,10 @@ pub enum FrontToWarden {
     /// The person's answer to [`WardenToFront::Ask`].
     Answer(bool),
     /// The jail's processes are gone: see that their last bytes are delivered, finish the log and end.
-    Finish,
+    Finish {
+        /// The command failed: what it was refused last is of use.
+        failed: bool,
+    },
     /// After [`Finish`](FrontToWarden::Finish): the person does not want to wait for the last bytes.
     Hurry,
 }
@@ -40,11 +43,20 @@ pub enum WardenToFront {
     Prepared(Prepared),
     /// There will be no jail.
     Refused(Refusal),
+    /// A notification of a program in the jail, for the caller's service manager, in lines that may be passed on.
+    Notify(String),
     /// The command's last bytes are still on their way; that takes at most
     /// [`DRAIN_MOST`](super::worker::DRAIN_MOST).
     Draining,
-    /// The log is written; the text is the summary, if one was asked for.
-    Finished(Option<String>),
+    /// The jail was not let to this unix socket; as a program wrote it, escaped.
+    SocketRefused(String),
+    /// The log is written.
+    Finished {
+        /// The summary, if one was asked for.
+        summary: Option<String>,
+        /// Anything came back from the network.
+        answered: bool,
+    },
 }
 
 /// What the jail's builders must know of the registry; no secret among it.
@@ -127,12 +139,17 @@ pub enum FrontToInit {
 pub enum InitToWarden {
     /// The TUN queues, one descriptor each.
     Queues,
+    /// `--allow-datagrams`: the two sockets that [`letterbox::bind`](crate::jail::letterbox::bind) made.
+    Letterbox,
     /// A new command; one descriptor, the mediator's end of the pair on which the command hands its filter's listener over.
     Command,
     /// The command has been started: the jail shows up in `ps`.
     Running,
     /// Every process of the jail but init itself has ended and was reaped; init ends now.
-    Over,
+    Over {
+        /// The command ended with a status that is not 0.
+        failed: bool,
+    },
 }
 
 /// warden -> init.

@@ -5,6 +5,9 @@
 
 use std::fs;
 
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+
 /// Where the limits are.
 const FOLDER: &str = "/proc/sys/user";
 
@@ -31,5 +34,31 @@ impl Shares {
         for (name, limit) in &self.0 {
             let _ = fs::write(format!("{FOLDER}/{name}"), limit.to_string());
         }
+    }
+}
+
+/// Lets the jail have half of the processes that its user may have. To be called in the jail's first user namespace by the
+/// process that is about to make the second one: the kernel keeps the soft RLIMIT_NPROC of that moment as what all of the
+/// jail together may have (5.14 and later), whatever limit the payload sets itself afterwards. Root is exempt.
+pub fn share_processes() -> Result<(), Errno> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NPROC)?;
+    let most = if soft == libc::RLIM_INFINITY { threads_of_the_machine().unwrap_or(soft) } else { soft };
+    if most == libc::RLIM_INFINITY {
+        return Ok(());
+    }
+    setrlimit(Resource::RLIMIT_NPROC, (most / 2).max(2), hard)
+}
+
+fn threads_of_the_machine() -> Option<rlim_t> {
+    fs::read_to_string("/proc/sys/kernel/threads-max").ok()?.trim().parse().ok()
+}
+
+/// Lifts the calling process's soft limit of descriptors to its hard one. The kernel compares what all processes of a user
+/// have in flight over sockets with the soft limit of whoever sends the next (`SCM_RIGHTS`), and a jail may keep as many in
+/// flight as its payload's hard limit: netjail's own has to lie above that, or no other jail could start meanwhile.
+pub fn raise_descriptors() {
+    // A refusal leaves the limit as it is.
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }

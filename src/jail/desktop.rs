@@ -13,8 +13,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-/// The folder in the jail for files that are made for it.
-const FOLDER: &str = "/run/netjail-session";
+use super::letterbox::FOLDER;
+
 /// No cookie file is larger, bytes.
 const LARGEST_FILE: u64 = 1 << 20;
 

@@ -19,6 +19,7 @@ pub mod desktop;
 pub mod environment;
 pub mod identity;
 pub mod landlock;
+pub mod letterbox;
 pub mod mounts;
 pub mod namespaces;
 pub mod network;

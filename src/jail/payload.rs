@@ -20,7 +20,7 @@ use nix::unistd::{AccessFlags, Gid, Uid, access, chdir, dup2_stderr, dup2_stdin,
 use serde::{Deserialize, Serialize};
 
 use super::signals::set_of;
-use super::{core_dumps, namespaces};
+use super::{core_dumps, counters, namespaces};
 
 /// What to run and what it inherits from whoever asked for it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -123,20 +123,14 @@ impl Attributes {
         Self { umask: mask.bits(), limits, ignored, blocked }
     }
 
-    /// Makes them the calling process's own.
-    fn apply(&self, most_descriptors: u64) -> Result<(), StageError> {
+    /// Makes them the calling process's own, but for the limit of descriptors.
+    fn apply(&self) -> Result<(), StageError> {
         umask(Mode::from_bits_truncate(self.umask));
-        for resource in RESOURCES {
-            let Some(&(_, soft, hard)) = self.limits.iter().find(|(number, ..)| *number == resource as i32) else {
-                continue;
-            };
-            let (mut soft, mut hard) = (soft, hard);
-            if resource == Resource::RLIMIT_NOFILE {
-                hard = hard.min(most_descriptors);
-                soft = soft.min(hard);
+        for resource in RESOURCES.into_iter().filter(|resource| *resource != Resource::RLIMIT_NOFILE) {
+            if let Some((soft, hard)) = self.limit(resource) {
+                // A limit that init may no longer raise stays as it is: lower than the caller's is safe.
+                let _ = setrlimit(resource, soft, hard);
             }
-            // A limit that init may no longer raise stays as it is: lower than the caller's is safe.
-            let _ = setrlimit(resource, soft, hard);
         }
         if let Some(limit) = core_dumps::limit() {
             core_dumps::apply(limit).map_err(io_at("keep core dumps in the jail"))?;
@@ -146,6 +140,19 @@ impl Attributes {
             set_disposition(number, disposition);
         }
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set_of(self.blocked)), None).map_err(at("restore the signal mask"))
+    }
+
+    /// The limit of descriptors, which ends the process's power to hand some over while others are flooding.
+    fn limit_descriptors(&self, most: u64) {
+        if let Some((soft, hard)) = self.limit(Resource::RLIMIT_NOFILE) {
+            let hard = hard.min(most);
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard);
+        }
+    }
+
+    fn limit(&self, resource: Resource) -> Option<(u64, u64)> {
+        let found = self.limits.iter().find(|(number, ..)| *number == resource as i32);
+        found.map(|&(_, soft, hard)| (soft, hard))
     }
 }
 
@@ -215,6 +222,8 @@ pub fn become_command(
         // A process that is not dumpable can not write its own id map; nobody in a jail can trace it meanwhile, for it is
         // a child of U1 and they are not.
         prctl::set_dumpable(true).map_err(at("become dumpable"))?;
+        // The caller's own limit comes back with its other attributes, further down.
+        counters::share_processes().map_err(at("share the number of processes"))?;
         unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).map_err(at("make the second user namespace"))?;
         if setting.identity.full_range {
             mapped().map_err(io_at("have the ids mapped"))?;
@@ -226,10 +235,11 @@ pub fn become_command(
             StageError::new(format!("enter the working folder {}", command.directory.display()), errno)
         })?;
         new_session_keyring()?;
-        command.attributes.apply(setting.most_descriptors)?;
+        command.attributes.apply()?;
         drop_capabilities()?;
         prctl::set_no_new_privs().map_err(at("set no_new_privs"))?;
         confine()?;
+        command.attributes.limit_descriptors(setting.most_descriptors);
         close_all_but(&setting.kept)?;
         Ok(run_program(command))
     };

@@ -46,6 +46,11 @@ impl Summary {
         self.questions + self.flows.values().chain(denied).sum::<u64>()
     }
 
+    /// Whether anything came back from the network.
+    pub fn answered(&self) -> bool {
+        self.bytes_in > 0
+    }
+
     /// Counts records that were lost on the way.
     pub fn lose(&mut self, count: u64) {
         self.lost = self.lost.saturating_add(count);

@@ -29,6 +29,10 @@ pub enum ToMediator {
     },
     /// `--allow-datagrams`, likewise.
     AllowDatagrams,
+    /// Beside it: the jail's /dev/log and its socket for notifications, to be read.
+    Letterbox,
+    /// The jail has ended: read what is left there, and say [`FromMediator::LettersRead`].
+    ReadLetters,
 }
 
 /// To the warden.
@@ -58,6 +62,18 @@ pub enum FromMediator {
         /// What its look-up said.
         errno: i32,
     },
+    /// A program wrote to the jail's /dev/log. The bytes are the jail's: escape them.
+    Logged {
+        /// What it wrote, cut.
+        text: Vec<u8>,
+    },
+    /// A program wrote to the jail's NOTIFY_SOCKET, likewise.
+    Notified {
+        /// What it wrote, cut.
+        text: Vec<u8>,
+    },
+    /// To [`ToMediator::ReadLetters`].
+    LettersRead,
     /// More sockets were bound inside than are kept track of; said once.
     TooManyBound,
     /// The jail had blocked its mediator, which was replaced; connects under way have failed with ECONNABORTED.

@@ -24,6 +24,7 @@ use super::watchdog::Watchdog;
 use super::worker::Worker;
 use super::{FromMediator, MediateError, Setup, ToMediator};
 use crate::control::channel::{self, Channel, ChannelError};
+use crate::jail::counters;
 use crate::jail::seccomp::install::{Scope, install};
 use crate::jail::seccomp::roles;
 
@@ -55,6 +56,10 @@ pub(super) enum Down {
     },
     /// Datagram sockets may be connected to any path.
     AllowDatagrams,
+    /// Beside it: both sockets of the letterbox.
+    Letterbox,
+    /// Read what is left there.
+    ReadLetters,
 }
 
 /// From the worker.
@@ -89,6 +94,8 @@ pub(super) struct State {
     pub bound: Bound,
     pub allowed: Allowed,
     pub allow_datagrams: bool,
+    /// Two or none. Only a worker reads them.
+    pub letterbox: Vec<OwnedFd>,
     pub flight: Flight,
     pub watchdog: Watchdog,
 }
@@ -109,10 +116,8 @@ struct Supervisor {
 /// the host's namespaces, single-threaded; capabilities are dropped and the cage is put on in here.
 pub fn run(setup: Setup) -> Result<(), MediateError> {
     let system = |what| move |errno: Errno| MediateError::System { what, why: errno.into() };
-    // Descriptors in flight are the jail's to multiply, not to run out of; a refusal leaves the limit as it is.
-    if let Ok((_, hard)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
-        let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, hard, hard);
-    }
+    // Descriptors in flight are the jail's to multiply, not to run out of.
+    counters::raise_descriptors();
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(system("tie its life to the warden's"))?;
     roles::drop_capabilities().map_err(|e| MediateError::Cage(e.to_string()))?;
     // With capabilities dropped the kernel has made the process undumpable or not by its own rules: it is settled here.
@@ -125,6 +130,7 @@ pub fn run(setup: Setup) -> Result<(), MediateError> {
         bound: Bound::default(),
         allowed: Allowed::default(),
         allow_datagrams: setup.allow_datagrams,
+        letterbox: Vec::new(),
         flight,
         watchdog,
     };
@@ -176,6 +182,7 @@ fn start_worker(state: &mut State, not_for_it: &[RawFd]) -> Result<(Pid, Channel
                 bound: std::mem::take(&mut state.bound),
                 allowed: std::mem::take(&mut state.allowed),
                 allow_datagrams: state.allow_datagrams,
+                letterbox: std::mem::take(&mut state.letterbox),
                 flight: state.flight,
                 watchdog: state.watchdog,
             };
@@ -255,6 +262,16 @@ impl Supervisor {
             Ok((ToMediator::AllowDatagrams, _)) => {
                 self.state.allow_datagrams = true;
                 let sent = self.worker.1.send(&Down::AllowDatagrams);
+                self.sent(sent)?;
+            }
+            Ok((ToMediator::ReadLetters, _)) => {
+                let sent = self.worker.1.send(&Down::ReadLetters);
+                self.sent(sent)?;
+            }
+            Ok((ToMediator::Letterbox, descriptors)) => {
+                let both: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+                let sent = self.worker.1.send_with(&Down::Letterbox, &both);
+                self.state.letterbox = descriptors;
                 self.sent(sent)?;
             }
             Err(ChannelError::WouldBlock) => {}

@@ -17,6 +17,7 @@
 //! Outside of epoll the parent watches: it ends a worker that a jail has blocked ([`super::watchdog`]).
 
 mod decide;
+mod letters;
 mod waiting;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -60,6 +61,8 @@ const UNDELIVERED: usize = 256;
 
 const CHANNEL: u64 = u64::MAX;
 const LOOKED_UP: u64 = u64::MAX - 1;
+/// The socket of the letterbox with this index.
+const LETTERBOX: [u64; 2] = [u64::MAX - 2, u64::MAX - 3];
 /// Listener numbers are below this, slots above.
 const SLOTS: u64 = 1 << 32;
 
@@ -137,6 +140,7 @@ impl Worker {
         for listener in &state.listeners {
             epoll.add(&listener.fd, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(listener.number)))?;
         }
+        letters::watch(&epoll, &state.letterbox)?;
         let (sender, receiver) = results();
         Ok(Self {
             state,
@@ -176,6 +180,9 @@ impl Worker {
                         }
                     }
                     LOOKED_UP => self.looked_up(),
+                    letter if LETTERBOX.contains(&letter) => {
+                        self.read_letter(usize::from(letter == LETTERBOX[1]));
+                    }
                     slot if slot >= SLOTS => self.proceed((slot - SLOTS) as usize),
                     number => self.notified(number as u32, event.events())?,
                 }
@@ -213,6 +220,11 @@ impl Worker {
                     self.state.allowed.add_entry(entry);
                 }
             }
+            Ok((Down::Letterbox, descriptors)) => {
+                letters::watch(&self.epoll, &descriptors)?;
+                self.state.letterbox = descriptors;
+            }
+            Ok((Down::ReadLetters, _)) => self.read_all_letters(),
             Ok((Down::AllowDatagrams, _)) => self.state.allow_datagrams = true,
             Err(ChannelError::WouldBlock) => {}
             Err(_) => return Ok(false),

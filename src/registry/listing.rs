@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Diagnostic, Severity, word};
 use super::fields::Fields;
-use super::find::{Search, index_files};
+use super::find::{INDEX, Search, index_files};
 use super::load::{Document, Entry, Loader, Place};
 use super::suggest::{hint, nearest};
 use super::yaml::{Node, Value};
@@ -19,7 +19,7 @@ impl Loader<'_> {
         if !search.explicit.is_empty() {
             for path in &search.explicit {
                 let path = search.cwd.join(path);
-                if path.is_dir() { self.read_folder(&path) } else { self.read_index(&path) }
+                if path.is_dir() { self.read_named_folder(&path) } else { self.read_index(&path) }
             }
             return Some(Place::Explicit);
         }
@@ -32,7 +32,9 @@ impl Loader<'_> {
                     let sources = self.source_folder(&folder);
                     self.read_files_below(&sources);
                 }
-                _ => self.read_folder(&folder),
+                _ => {
+                    self.read_folder(&folder);
+                }
             }
             // A broken place is not passed over for the next one: breaking a file must not choose another way out.
             if !self.entries.is_empty() || !self.findings.errors.is_empty() {
@@ -43,18 +45,28 @@ impl Loader<'_> {
     }
 
     /// A folder that was named, or a configuration folder: a project where it has a lock file.
-    fn read_folder(&mut self, folder: &Path) {
+    fn read_folder(&mut self, folder: &Path) -> usize {
         let below = match folder.join("wippy.lock").symlink_metadata() {
             Ok(_) => self.source_folder(folder),
             Err(_) => folder.to_owned(),
         };
-        self.read_files_below(&below);
+        self.read_files_below(&below)
     }
 
-    fn read_files_below(&mut self, folder: &Path) {
-        for path in index_files(folder, &mut self.findings) {
-            self.read_index(&path);
+    /// A folder that the user named, and in which there is nothing, is a mistake: going on would be direct.
+    fn read_named_folder(&mut self, folder: &Path) {
+        if self.read_folder(folder) == 0 && self.findings.errors.is_empty() {
+            let message =
+                format!("--registry names a folder without a registry file: there is no `{INDEX}` in it or below");
+            self.findings.error(|| Diagnostic::whole(Severity::Error, folder, message));
         }
+    }
+
+    /// How many files there are.
+    fn read_files_below(&mut self, folder: &Path) -> usize {
+        let files = index_files(folder, &mut self.findings);
+        files.iter().for_each(|path| self.read_index(path));
+        files.len()
     }
 
     /// Where a project's registry files lie.
@@ -130,6 +142,7 @@ impl Loader<'_> {
             }
         }
         match fields.get("version").map(|node| node.text().unwrap_or_default()) {
+            // The first version there is, and Wippy's files leave it out.
             None | Some("1.0") => {}
             Some(version) => {
                 let message = format!("version `{}` of the registry format is not known", word(version));

@@ -116,6 +116,9 @@ impl Placeholders<'_> {
                 Err(Unresolved::Missing(format!("the environment variable `{}` is not UTF-8", escape(&name))))
             }
             (_, Some(default)) => Ok(default.to_owned()),
+            (Some(Ok(_)), None) => {
+                Err(Unresolved::Missing(format!("the environment variable `{}` is set, but empty", escape(&name))))
+            }
             _ => Err(Unresolved::Missing(format!("the environment variable `{}` is not set", escape(&name)))),
         }
     }

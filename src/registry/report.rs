@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::diagnostic::{Diagnostic, Findings, Severity, escape, escape_path};
 use super::load::{LoadError, Loaded, Place};
 use super::settings::DefaultNetwork;
+use super::trust::Trust;
 use super::{Id, Kind};
 
 /// Text and exit status.
@@ -14,6 +15,11 @@ pub struct Report {
     pub text: String,
     /// 0 good, 1 finding.
     pub status: u8,
+}
+
+/// Whether to colour what goes to a stream (<https://no-color.org>).
+pub fn colour(stream: &impl std::io::IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// All findings in the compiler's look, then a line that counts them.
@@ -43,10 +49,6 @@ pub fn check(loaded: &Result<Loaded, LoadError>, colour: bool) -> Report {
         text.push_str(&note.render(colour));
         text.push_str("\n\n");
     }
-    let mut missing = Findings::default();
-    for finding in loaded.networks.values().flat_map(|defined| &defined.missing) {
-        missing.error(|| finding.clone());
-    }
     text.push_str(&format!(
         "registry: {}\n{} entries in {} files; {} networks, {} listeners, {} policies; generation {:016x}\n",
         place(loaded),
@@ -68,16 +70,26 @@ pub fn check(loaded: &Result<Loaded, LoadError>, colour: bool) -> Report {
             text.push_str(&format!("{id} opens the unix socket {socket}\n"));
         }
     }
-    if missing.errors.is_empty() {
+    let missing = missing(loaded, colour);
+    if missing.is_empty() {
         return Report { text, status: 0 };
     }
     text.push('\n');
-    text.push_str(&errors(&missing, colour));
+    text.push_str(&missing);
     Report { text, status: 1 }
 }
 
+/// The secrets that are not there now, as errors; empty if there are none.
+pub fn missing(loaded: &Loaded, colour: bool) -> String {
+    let mut missing = Findings::default();
+    for finding in loaded.networks.values().flat_map(|defined| &defined.missing) {
+        missing.error(|| finding.clone());
+    }
+    if missing.errors.is_empty() { String::new() } else { errors(&missing, colour) }
+}
+
 /// `netjail check --json`: one object.
-pub fn check_json(loaded: &Result<Loaded, LoadError>) -> Report {
+pub fn check_json(loaded: &Result<Loaded, LoadError>, trust: Option<&Trust>) -> Report {
     let (value, status) = match loaded {
         Err(LoadError(findings)) => {
             let errors: Vec<Value> = findings.errors.iter().map(finding_json).collect();
@@ -85,7 +97,12 @@ pub fn check_json(loaded: &Result<Loaded, LoadError>) -> Report {
         }
         Ok(loaded) => {
             let errors: Vec<Value> = loaded.networks.values().flat_map(|d| &d.missing).map(finding_json).collect();
-            let ok = errors.is_empty();
+            let (believed, changes) = match trust {
+                Some(Trust::Changed(changed)) => ("refused", changed.what.as_slice()),
+                Some(Trust::FirstUse(_)) => ("first-use", &[][..]),
+                _ => ("believed", &[][..]),
+            };
+            let ok = errors.is_empty() && believed != "refused";
             let value = json!({
                 "v": 1,
                 "ok": ok,
@@ -103,6 +120,8 @@ pub fn check_json(loaded: &Result<Loaded, LoadError>) -> Report {
                 "default_network": default_json(loaded),
                 "state_dir": loaded.settings.state_dir.to_string_lossy(),
                 "generation": format!("{:016x}", loaded.generation),
+                "trust": believed,
+                "changes": changes,
                 "errors": errors,
                 "notes": loaded.notes.iter().map(finding_json).collect::<Vec<_>>(),
                 "omitted": loaded.omitted,

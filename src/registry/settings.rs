@@ -58,7 +58,7 @@ pub(super) fn read(cx: &mut Context<'_, '_>, node: &Node) -> Block {
     let Some(fields) = Fields::of(cx, "`network_service`", node) else { return block };
     fields.only(cx, "`network_service`", &["state_dir", "default_network", "probe_endpoints"], &[]);
     let folder = cx.source.path.parent().unwrap_or(Path::new("/")).to_owned();
-    block.state_dir = fields.string(cx, "state_dir").map(|path| folder.join(path));
+    block.state_dir = fields.string(cx, "state_dir").map(|path| folder.join(path).components().collect());
     if let Some(value) = fields.raw("default_network") {
         let named = fields.reference(cx, "default_network");
         let named = named.filter(|(name, _)| !matches!(name.as_str(), "nil" | "direct"));
@@ -97,7 +97,8 @@ pub(super) fn source_folder(cx: &mut Context<'_, '_>, documents: &[Node]) -> Pat
     match named.filter(|node| !node.is_null()) {
         None => folder.join("src"),
         Some(node) => match node.text() {
-            Some(path) if !path.is_empty() && !path.contains('\0') => folder.join(path),
+            // By components: `./src` leaves no `/./` in messages.
+            Some(path) if !path.is_empty() && !path.contains('\0') => folder.join(path).components().collect(),
             _ => {
                 let message = "`directories.src` is not a folder's path";
                 cx.error(&node.span, message, "expected a path such as `./src`", "");

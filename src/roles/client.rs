@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, raise};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::unistd::{getpgrp, tcgetpgrp};
 
 use crate::control::channel::{Channel, ChannelError};
 use crate::control::messages::{
@@ -140,20 +141,23 @@ const ALWAYS: [Signal; 7] = [
     Signal::SIGCONT,
 ];
 
+/// How often a job in the background looks whether it still is, in milliseconds.
+const LOOK: u8 = 100;
+
 impl Session {
     fn follow(self) -> Result<Ending, ClientError> {
-        // In the background a look at the terminal stops this process, as it stops any other.
         let signals = Signals::block(&[Signal::SIGTTIN, Signal::SIGTTOU]).map_err(own("watch signals"))?;
-        let raw = self.terminal.as_ref().map(|_| RawMode::enter());
+        let mut raw = RawMode::default();
+        if self.terminal.is_some() {
+            raw.enter();
+        }
         if let Some(terminal) = &self.terminal {
             copy_window_size(terminal);
         }
-        let ending = self.relay(&signals);
-        drop(raw);
-        ending
+        self.relay(&signals, &mut raw)
     }
 
-    fn relay(&self, signals: &Signals) -> Result<Ending, ClientError> {
+    fn relay(&self, signals: &Signals, raw: &mut RawMode) -> Result<Ending, ClientError> {
         let stdin = io::stdin();
         let mut input_open = true;
         let mut output_open = true;
@@ -168,18 +172,26 @@ impl Session {
                     terminal.as_fd(),
                     if output_open { PollFlags::POLLIN } else { PollFlags::empty() },
                 ));
-                polled
-                    .push(PollFd::new(stdin.as_fd(), if input_open { PollFlags::POLLIN } else { PollFlags::empty() }));
+                polled.push(PollFd::new(
+                    stdin.as_fd(),
+                    if input_open && raw.entered() { PollFlags::POLLIN } else { PollFlags::empty() },
+                ));
             }
-            match poll(&mut polled, PollTimeout::NONE) {
+            // A shell that brings a running job to the foreground tells it nothing.
+            let in_background = self.terminal.is_some() && !raw.entered();
+            let wait = if in_background { PollTimeout::from(LOOK) } else { PollTimeout::NONE };
+            match poll(&mut polled, wait) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(own("wait for events")(errno)),
             }
             let ready: Vec<bool> =
                 polled.iter().map(|p| p.revents().is_some_and(|events| !events.is_empty())).collect();
             drop(polled);
+            if in_background {
+                raw.enter();
+            }
             if ready[0] {
-                self.pass_signals_on(signals);
+                self.pass_signals_on(signals, raw);
             }
             if let Some(terminal) = &self.terminal {
                 if ready[2] && output_open {
@@ -213,8 +225,12 @@ impl Session {
         }
     }
 
-    fn pass_signals_on(&self, signals: &Signals) {
+    fn pass_signals_on(&self, signals: &Signals, raw: &mut RawMode) {
         while let Some(received) = signals.next() {
+            if received.is(Signal::SIGCONT) && self.terminal.is_some() {
+                // Back in the foreground, perhaps, where the shell has left the terminal as it likes it.
+                raw.enter();
+            }
             if received.is(Signal::SIGWINCH) {
                 // The jail's terminal tells the command, if its size is another one.
                 self.terminal.iter().for_each(copy_window_size);
@@ -253,25 +269,41 @@ fn window_size() -> Option<WindowSize> {
     Some(WindowSize { rows: size.ws_row, columns: size.ws_col })
 }
 
-/// The caller's terminal in raw mode: every key goes to the jail's terminal, which interprets it.
+/// The caller's terminal in raw mode: every key goes to the jail's terminal, which interprets it. A job in the background
+/// leaves the terminal alone, and its keys to the shell: to change it or to read from it would stop the job.
+#[derive(Default)]
 struct RawMode {
     before: Option<Termios>,
 }
 
 impl RawMode {
-    fn enter() -> Self {
-        let before = tcgetattr(io::stdin()).ok();
-        if let Some(mut raw) = before.clone() {
+    /// Does nothing in the background; to be called again later, and at each SIGCONT.
+    fn enter(&mut self) {
+        if !in_foreground() {
+            return;
+        }
+        if self.before.is_none() {
+            self.before = tcgetattr(io::stdin()).ok();
+        }
+        if let Some(mut raw) = self.before.clone() {
             cfmakeraw(&mut raw);
             let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &raw);
         }
-        Self { before }
     }
+
+    fn entered(&self) -> bool {
+        self.before.is_some()
+    }
+}
+
+/// Also where the terminal is not this session's own: nothing stops a job then.
+fn in_foreground() -> bool {
+    tcgetpgrp(io::stdin()).map_or(true, |group| group == getpgrp())
 }
 
 impl Drop for RawMode {
     fn drop(&mut self) {
-        if let Some(before) = &self.before {
+        if let Some(before) = self.before.as_ref().filter(|_| in_foreground()) {
             let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, before);
         }
     }
@@ -288,5 +320,7 @@ pub fn command_of_caller(argv: &[OsString], ignored: u64) -> Result<Command, Cli
     let directory = std::env::current_dir().map_err(own("find the working folder"))?;
     let choices = Choices { host_name: host_name(), ..Choices::default() };
     let environment = as_execve_wants(environment::build(std::env::vars_os(), &choices));
-    Ok(Command { argv, environment, directory, attributes: crate::jail::payload::Attributes::of_caller(ignored, 0) })
+    let attributes = crate::jail::payload::Attributes::of_caller(ignored, 0);
+    crate::jail::counters::raise_descriptors();
+    Ok(Command { argv, environment, directory, attributes })
 }

@@ -21,6 +21,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::fork::{self, Bond};
+use super::remark::Told;
 use super::signals::{Received, Signals, die_by};
 use super::terminal::Terminal;
 use super::{RunOptions, init, streams, warden};
@@ -28,7 +29,9 @@ use crate::check;
 use crate::control::channel::{self, Channel, ChannelError};
 use crate::control::messages::{Ending, FrontToInit, FrontToWarden, InitToFront, Prepared, Refusal, WardenToFront};
 use crate::control::worker::DRAIN_MOST;
+use crate::jail::counters;
 use crate::jail::environment::{self, Choices, Environment};
+use crate::jail::letterbox;
 use crate::jail::namespaces::{self, Side};
 use crate::jail::payload::{Attributes, StageError};
 use crate::jail::signals::bit;
@@ -64,10 +67,19 @@ pub fn run(options: &RunOptions, ignored: u64) -> i32 {
             return OWN_FAILURE;
         }
     };
-    let outcome = supervise(options, ignored);
+    let mut told = Told::default();
+    let outcome = supervise(options, ignored, &mut told);
     terminal.restore();
     let status = match outcome {
-        Ok(Ending::Exited(status)) => status,
+        Ok(Ending::Exited(status)) => {
+            if status != 0
+                && !options.quiet
+                && let Some(text) = told.likely(&options.command[0], status)
+            {
+                say(&text);
+            }
+            status
+        }
         Ok(Ending::Signalled(number)) => {
             streams.finish();
             return die_by(number);
@@ -135,9 +147,10 @@ fn own(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
     move |e| Refusal(format!("{what}: {e}"))
 }
 
-fn supervise(options: &RunOptions, ignored: u64) -> Result<Ending, Stop> {
+fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Ending, Stop> {
     let handled = Signals::block(&[]).map_err(|e| own("can not block signals")(&e))?;
     let attributes = Attributes::of_caller(ignored, handled.mask_before());
+    counters::raise_descriptors();
 
     let no_channel = own("can not make a channel");
     let (to_warden, warden_end) = channel::pair::<FrontToWarden, WardenToFront>().map_err(|e| no_channel(&e))?;
@@ -158,8 +171,10 @@ fn supervise(options: &RunOptions, ignored: u64) -> Result<Ending, Stop> {
 
     let draft = init::Draft::of_caller();
     let prepared = Preparing { warden: &to_warden, signals: &handled, ignored }.until_prepared()?;
-    let environment = environment(options, &prepared);
-    let plan = init::Plan::new(options, &prepared, draft, attributes, environment).map_err(Refusal)?;
+    told.environment = environment(options, &prepared);
+    let variables = as_execve_wants(told.environment.clone());
+    let plan = init::Plan::new(options, &prepared, draft, attributes, variables).map_err(Refusal)?;
+    told.file = plan.program();
 
     // SAFETY: front has started no thread.
     let side = unsafe { namespaces::clone_into_new() }.map_err(|e| Stop::NotBuilt(Refusal(namespaces::explain(&e))))?;
@@ -179,6 +194,7 @@ fn supervise(options: &RunOptions, ignored: u64) -> Result<Ending, Stop> {
         child: child.pid,
         verbose: options.verbose,
         running: false,
+        told,
     }
     .until_the_end();
     // Whatever happened, nothing of the jail outlives front. Init that reported an ending has ended its tree before, and only
@@ -187,13 +203,15 @@ fn supervise(options: &RunOptions, ignored: u64) -> Result<Ending, Stop> {
     if ending.is_err() {
         let _ = reap(child.pid);
     }
-    finish_warden(&to_warden, warden_pid, &handled, options);
+    told.ended = Some(Instant::now());
+    let failed = matches!(ending, Ok(Ending::Exited(status)) if status != 0);
+    finish_warden(&to_warden, warden_pid, &handled, options, told, failed);
     let _ = reap(child.pid);
     ending
 }
 
 /// The environment that the command gets.
-fn environment(options: &RunOptions, prepared: &Prepared) -> Vec<CString> {
+fn environment(options: &RunOptions, prepared: &Prepared) -> Environment {
     let session = options.session.set.iter();
     let choices = Choices {
         set: session.chain(&options.set_environment).cloned().collect(),
@@ -201,7 +219,7 @@ fn environment(options: &RunOptions, prepared: &Prepared) -> Vec<CString> {
         secrets: prepared.secret_variables.clone(),
         host_name: host_name(),
     };
-    as_execve_wants(environment::build(std::env::vars_os(), &choices))
+    environment::build(std::env::vars_os(), &choices)
 }
 
 /// What variables such as HOST may be set to.
@@ -236,7 +254,8 @@ impl Preparing<'_> {
                 }
                 Ok((WardenToFront::Prepared(prepared), _)) => return Ok(prepared),
                 Ok((WardenToFront::Refused(refusal), _)) => return Err(refusal.into()),
-                Ok((WardenToFront::Finished(_) | WardenToFront::Draining, _)) | Err(ChannelError::Closed) => {
+                Ok((WardenToFront::Notify(_) | WardenToFront::SocketRefused(_), _)) => {}
+                Ok((WardenToFront::Finished { .. } | WardenToFront::Draining, _)) | Err(ChannelError::Closed) => {
                     let text = "its warden died while it read the registry; no jail was started";
                     return Err(Refusal(text.into()).into());
                 }
@@ -296,6 +315,7 @@ struct Watch<'a> {
     verbose: bool,
     /// The command has been executed.
     running: bool,
+    told: &'a mut Told,
 }
 
 impl Watch<'_> {
@@ -323,6 +343,8 @@ impl Watch<'_> {
             if ready.get(2) == Some(&true) {
                 match self.warden.receive() {
                     Ok((WardenToFront::Say(text), _)) => say(&text),
+                    Ok((WardenToFront::Notify(lines), _)) => letterbox::pass_on(&lines),
+                    Ok((WardenToFront::SocketRefused(path), _)) => self.told.refused = Some((path, Instant::now())),
                     Ok((WardenToFront::Refused(refusal), _)) => warden_said = Some(refusal),
                     Ok(_) => {}
                     // Init sees the same and ends the jail.
@@ -349,6 +371,7 @@ impl Watch<'_> {
             Ok((InitToFront::Closed, _)) => {
                 // Until now init needed a parent that can be read (a fork of an undumpable one can not write its map).
                 let _ = prctl::set_dumpable(false);
+                let _ = prctl::set_no_new_privs();
                 None
             }
             Ok((InitToFront::Notes(notes), _)) => {
@@ -405,10 +428,17 @@ fn reap(pid: Pid) -> Option<WaitStatus> {
 
 /// Lets the warden see the last bytes delivered, write its last records and clear up, and prints its summary. A signal that
 /// asks this process to end drops the bytes that are still on their way.
-fn finish_warden(warden: &Channel<FrontToWarden, WardenToFront>, pid: Pid, signals: &Signals, options: &RunOptions) {
+fn finish_warden(
+    warden: &Channel<FrontToWarden, WardenToFront>,
+    pid: Pid,
+    signals: &Signals,
+    options: &RunOptions,
+    told: &mut Told,
+    failed: bool,
+) {
     // The signal that ended the command came here too.
     while signals.next().is_some() {}
-    let _ = warden.send(&FrontToWarden::Finish);
+    let _ = warden.send(&FrontToWarden::Finish { failed });
     let mut until = Instant::now() + FLUSH;
     let mut remark = None;
     loop {
@@ -435,7 +465,8 @@ fn finish_warden(warden: &Channel<FrontToWarden, WardenToFront>, pid: Pid, signa
             continue;
         }
         match warden.receive() {
-            Ok((WardenToFront::Finished(summary), _)) => {
+            Ok((WardenToFront::Finished { summary, answered }, _)) => {
+                told.answered = answered;
                 if let Some(summary) = summary.filter(|_| !options.quiet) {
                     let _ = writeln!(io::stderr(), "{summary}");
                 }
@@ -445,6 +476,8 @@ fn finish_warden(warden: &Channel<FrontToWarden, WardenToFront>, pid: Pid, signa
                 remark = (!options.quiet).then(|| Instant::now() + REMARK);
             }
             Ok((WardenToFront::Say(text), _)) => say(&text),
+            Ok((WardenToFront::Notify(lines), _)) => letterbox::pass_on(&lines),
+            Ok((WardenToFront::SocketRefused(path), _)) => told.refused = Some((path, Instant::now())),
             Ok(_) => {}
             Err(_) => break,
         }

@@ -13,6 +13,7 @@ pub mod front;
 pub mod init;
 pub mod mediator;
 pub mod relay;
+pub mod remark;
 pub mod signals;
 pub mod streams;
 pub mod terminal;

@@ -63,7 +63,6 @@ fn failed(what: &str, e: &dyn std::fmt::Display) -> Refusal {
 
 /// What can be done while init still builds the jail: an empty network namespace takes the kernel most of a millisecond.
 fn prepare(direct: bool) -> Result<Cage, Refusal> {
-    raise_descriptor_limit();
     if !direct {
         cages::empty_network().map_err(|e| failed("enter an empty network namespace", &e))?;
     }
@@ -166,13 +165,3 @@ fn worker_setup(
 
 /// Bytes; packets live in buffers of their own, not on the stack.
 const WORKER_STACK: usize = 512 * 1024;
-
-/// One descriptor for each flow, so as many as the user may have.
-fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
-}

@@ -3,8 +3,8 @@
 //! A message that the [`Resolver`](crate::names::Resolver) wants forwarded goes out under an id of our own from a socket of its own, whose
 //! port the kernel chooses: whoever would forge a reply must guess both (RFC 5452). Each resolver gets a time-out, then the
 //! next one is asked; a truncated reply is asked for again over TCP, as is everything that came over TCP. How many questions
-//! wait is bounded, per worker and per stream; one too many is answered SERVFAIL by silence of ours and a time-out of theirs
-//! no longer than a lost datagram's.
+//! wait is bounded, per worker and per stream; one too many for the worker is answered SERVFAIL, one too many for a stream
+//! waits in it.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -14,11 +14,11 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStor
 use super::Worker;
 use super::poll::{Readiness, Token};
 use super::pump::Stage;
-use crate::flow::HostName;
+use crate::flow::{HostName, Refusal};
 use crate::log::{Close, Kind, Protocol, Record};
 use crate::names::frame::{self, Frames, LARGEST_QUESTION};
 use crate::names::{Outcome, Transport, wire};
-use crate::policy::{Request, Rule};
+use crate::policy::{Request, Rule, Verdict};
 use crate::stack::{Drained, Duration, FlowId, Instant};
 
 /// The most forwarded questions at a time.
@@ -222,9 +222,15 @@ impl Worker {
 
     /// Answers a question into `self.answer`, and records it.
     fn question(&mut self, query: &[u8], transport: Transport, server: SocketAddr) -> Outcome {
+        let full = self.forwarder.waiting() >= WAITING as usize;
         let Self { names, table, answer, .. } = self;
         let mut decide = |name: &HostName, _: u16| table.decide(&Request::Question(name));
-        let answered = names.answer(query, transport, &mut decide, answer);
+        let mut answered = names.answer(query, transport, &mut decide, answer);
+        if full && answered.outcome == Outcome::Forward {
+            let mut refuse =
+                |_: &HostName, _: u16| Verdict::Deny { refusal: Refusal::HostUnreachable, rule: Rule::LimitQuestions };
+            answered = names.answer(query, transport, &mut refuse, answer);
+        }
         let protocol = match transport {
             Transport::Udp => Protocol::Udp,
             Transport::Tcp => Protocol::Tcp,
@@ -236,11 +242,6 @@ impl Worker {
         record.port = Some(server.port());
         match answered.outcome {
             Outcome::Reply(code) => record.rcode = u8::try_from(code).ok(),
-            Outcome::Forward if self.forwarder.waiting() >= WAITING as usize => {
-                record.rule = Rule::LimitQuestions;
-                self.record(record);
-                return Outcome::Drop;
-            }
             Outcome::Forward => record.network = Some(self.table.network.clone()),
             Outcome::Drop => {}
         }

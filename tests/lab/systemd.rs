@@ -42,7 +42,7 @@ fn tree() -> Result<PathBuf, String> {
     Ok(tar)
 }
 
-/// Boots a host in which a unit runs the script (as root, with `/netjail`, `/probe` and the given files) and powers it off.
+/// Boots a host in which a unit runs the script (as root, with `/netjail`, `/probe` and the given files), and stops it.
 /// What is returned is what the script printed.
 pub fn boot(script: &str, files: &[(&str, &str)]) -> Finished {
     let folder = tempfile::tempdir().unwrap();
@@ -56,12 +56,11 @@ pub fn boot(script: &str, files: &[(&str, &str)]) -> Finished {
     for (name, text) in files {
         std::fs::write(root.join(name.trim_start_matches('/')), text).unwrap();
     }
-    let text = format!("#!/bin/sh\nexec >/result 2>&1\n{UNMASK}\n{script}\n");
-    std::fs::write(root.join("script"), text).unwrap();
+    std::fs::write(root.join("script"), format!("{UNMASK}\n{script}\n")).unwrap();
     std::fs::write(
         root.join("etc/systemd/system/script.service"),
-        "[Unit]\nAfter=multi-user.target\n[Service]\nType=oneshot\nExecStart=/bin/sh /script\n\
-         ExecStopPost=/bin/sh -c 'echo status $EXIT_STATUS >>/result'\nExecStopPost=systemctl --no-block poweroff\n\
+        "[Unit]\nAfter=multi-user.target\n[Service]\nType=oneshot\n\
+         ExecStart=/bin/sh -c 'sh /script >/result 2>&1; echo status $? >>/result'\n\
          [Install]\nWantedBy=default.target\n",
     )
     .unwrap();
@@ -82,19 +81,27 @@ pub fn boot(script: &str, files: &[(&str, &str)]) -> Finished {
     nspawn.args(["--bind=/dev/net/tun", &format!("--machine=netjail-test-{}-{boot}", std::process::id())]);
     let mut host = Running::start(nspawn);
     let end = std::time::Instant::now() + Duration::from_secs(120);
-    while !host.ended() {
+    let out = loop {
+        let out = std::fs::read_to_string(root.join("result")).unwrap_or_default();
+        if out.lines().any(|line| line.starts_with("status ")) {
+            break out;
+        }
+        assert!(!host.ended(), "the host went down; the script printed {out:?}");
         if std::time::Instant::now() > end {
-            // The host outlives nspawn unless it is ended first.
-            for (pid, _) in super::child::tree(host.pid()).into_iter().filter(|(_, comm)| comm == "systemd") {
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
-            }
-            panic!("the host did not power off; the script printed {:?}", std::fs::read_to_string(root.join("result")));
+            stop(&host);
+            panic!("the script did not end; it printed {out:?}");
         }
         std::thread::sleep(Duration::from_millis(20));
+    };
+    stop(&host);
+    Finished { out, ..host.finish() }
+}
+
+/// Pulls the host's plug: a power-off may wait for an event that a container never sees. The host would outlive nspawn.
+fn stop(host: &Running) {
+    for (pid, _) in super::child::tree(host.pid()).into_iter().filter(|(_, comm)| comm == "systemd") {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
     }
-    let mut done = host.finish();
-    done.out = std::fs::read_to_string(root.join("result")).unwrap_or_default();
-    done
 }
 
 /// nspawn mounts over parts of /proc, and the kernel then refuses a fresh proc in a user namespace.

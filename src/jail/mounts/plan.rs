@@ -75,6 +75,8 @@ pub struct Plan {
     /// `--allow-socket` and `allow_sockets`: shown where they are, and no other socket can be moved or linked to one of these
     /// names from another folder.
     pub sockets: Vec<PathBuf>,
+    /// What /dev/log leads to.
+    pub log_socket: Option<PathBuf>,
     /// Where XDG_RUNTIME_DIR leads in the jail: made private if it lies below /run.
     pub runtime_folder: Option<PathBuf>,
     /// Small files below /run that only the caller can read, with their text.
@@ -110,6 +112,7 @@ impl Plan {
             secret_files: Vec::new(),
             log_file: None,
             sockets: Vec::new(),
+            log_socket: None,
             runtime_folder: None,
             session_files: Vec::new(),
             home: HomeView::default(),

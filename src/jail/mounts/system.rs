@@ -75,6 +75,9 @@ pub fn dev(view: &mut View<'_>) -> Result<(), MountError> {
     for (to, name) in links {
         symlink(to, format!("dev/{name}")).at(Stage::Dev, "making the link", Path::new("/dev").join(name))?;
     }
+    if let Some(log) = &view.plan.log_socket {
+        symlink(log, "dev/log").at(Stage::Dev, "making the link", "/dev/log")?;
+    }
     let terminal = terminal();
     if terminal.is_some() {
         view.file(Stage::Dev, "dev/console", "")?;

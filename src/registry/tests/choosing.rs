@@ -81,7 +81,7 @@ fn the_table_marks_the_default_and_shows_no_secret() {
     assert!(text.contains("*  app:tor"), "{text}");
     let json: serde_json::Value = serde_json::from_str(&report::networks_json(&loaded).text).unwrap();
     assert_eq!((&json[1]["id"], &json[1]["default"]), (&"app:tor".into(), &true.into()));
-    let check = report::check_json(&Ok(loaded)).text;
+    let check = report::check_json(&Ok(loaded), None).text;
     serde_json::from_str::<serde_json::Value>(&check).unwrap();
     assert!(!text.contains("hunter2") && !check.contains("hunter2") && !json.to_string().contains("hunter2"));
 }

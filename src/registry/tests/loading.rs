@@ -210,3 +210,55 @@ fn the_generation_is_the_same_for_every_way_to_write_it() {
     world.write("project/.netjail.yaml", "network_service: {default_network: app:tor}\n");
     assert_ne!(plain, of(TOR));
 }
+
+#[test]
+fn a_file_without_a_version_is_of_the_first_one() {
+    let world = World::new();
+    world.write("project/src/_index.yaml", format!("namespace: app\nentries:\n{TOR}"));
+    assert!(world.good().networks.contains_key(&id("app:tor")));
+    world.write("project/src/_index.yaml", format!("version: \"2.0\"\nnamespace: app\nentries:\n{TOR}"));
+    assert!(world.errors()[0].contains("version `2.0`"));
+}
+
+#[test]
+fn a_named_folder_without_a_registry_file_is_an_error() {
+    let world = World::new();
+    std::fs::create_dir(world.path("empty")).unwrap();
+    let mut search = world.search("project");
+    search.explicit = vec![world.path("empty")];
+    let LoadError(findings) = load(&search, &environment).unwrap_err();
+    let text = report::errors(&findings, false);
+    assert!(text.contains("no `_index.yaml` in it or below"), "{text}");
+    world.write("empty/_index.yaml", "");
+    assert!(load(&search, &environment).is_ok(), "a file that is empty was at least there");
+}
+
+#[test]
+fn a_path_of_a_lock_file_is_shown_without_its_dots() {
+    let world = World::new();
+    world.write("project/wippy.lock", "directories: {src: ./lib/.}\n");
+    world.write("project/lib/_index.yaml", "version: \"2.0\"\nnamespace: app\nentries: []\n");
+    assert!(world.errors()[0].contains("/project/lib/_index.yaml:1:"), "{:?}", world.errors());
+}
+
+#[test]
+fn a_variable_that_is_empty_is_told_from_one_that_is_not_set() {
+    let world = World::new();
+    world.entries("  - {name: a, kind: network.socks5, host: h, port: 1, username: u, password: '${env:EMPTY}'}\n");
+    let empty = |name: &str| (name == "EMPTY").then(OsString::new);
+    let loaded = load(&world.search("project"), &empty).unwrap();
+    let missing = &loaded.networks[&id("app:a")].missing;
+    assert!(missing[0].message.contains("`EMPTY` is set, but empty"), "{missing:?}");
+}
+
+#[test]
+fn the_endpoints_of_probe_are_read_checked_and_believed() {
+    let world = World::new();
+    world.entries(TOR);
+    world.write("project/.netjail.yaml", "network_service: {probe_endpoints: ['https://a.test/']}\n");
+    let loaded = world.good();
+    assert_eq!(loaded.settings.probe_endpoints, ["https://a.test/".parse().unwrap()]);
+    assert!(loaded.believed.contains_key("probe_endpoints"), "a change of it is a change of what is believed");
+    world.write("project/.netjail.yaml", "network_service: {probe_endpoints: ['http://a.test/']}\n");
+    assert!(world.errors()[0].contains("begins with https://"), "{:?}", world.errors());
+}

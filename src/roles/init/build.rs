@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use super::{Ends, Plan};
 use crate::control::messages::{FrontToInit, InitToFront, InitToWarden, Note, Refusal, WardenToInit};
 use crate::jail::payload::ignore;
-use crate::jail::{landlock, mounts, namespaces, network};
+use crate::jail::{landlock, letterbox, mounts, namespaces, network};
 use crate::roles::title;
 use crate::tun;
 
@@ -64,6 +64,11 @@ pub fn build(plan: &Plan, ends: &Ends) -> Result<Built, Refusal> {
     }
     plan.view.identity.set_uts().map_err(|e| Refusal(e.to_string()))?;
     let notes = mounts::build(&plan.view).map_err(|e| Refusal(e.to_string()))?;
+    if plan.filter.allow_datagrams {
+        let [log, notify] = letterbox::bind().map_err(|e| stage("make its own /dev/log")(&e))?;
+        let letters = [log.as_fd(), notify.as_fd()];
+        ends.warden.send_with(&InitToWarden::Letterbox, &letters).map_err(|e| stage("hand its /dev/log out")(&e))?;
+    }
     let important = |note: &mounts::Note| {
         use mounts::Note::{NoSocket, PrivateWorkingFolder, ReadOnlyWorkingFolder};
         matches!(note, PrivateWorkingFolder { .. } | ReadOnlyWorkingFolder { .. } | NoSocket { .. })

@@ -9,7 +9,7 @@ use nix::unistd::{User, getegid, geteuid};
 
 use crate::control::messages::Prepared;
 use crate::jail::payload::{self, Attributes, Command, Identity, Setting};
-use crate::jail::{core_dumps, counters, identity, mounts, network, seccomp};
+use crate::jail::{core_dumps, counters, identity, letterbox, mounts, network, seccomp};
 use crate::names::pool;
 use crate::roles::RunOptions;
 
@@ -93,6 +93,11 @@ impl Plan {
         })
     }
 
+    /// The file that will be executed.
+    pub fn program(&self) -> Option<PathBuf> {
+        self.view.command.clone()
+    }
+
     /// A command of `exec` as it may run here: without the variables that the registry reads secrets from, for whoever asks
     /// for it does not know which these are, and with those of what the jail was opened to.
     pub(super) fn fitted(&self, mut command: Command) -> Command {
@@ -130,6 +135,7 @@ fn view(
     view.secret_files = prepared.secret_files.clone();
     view.sockets.clone_from(&prepared.sockets);
     view.runtime_folder.clone_from(&options.session.runtime_folder);
+    view.log_socket = options.filter.allow_datagrams.then(|| letterbox::LOG.into());
     view.session_files.clone_from(&options.session.files);
     let log = options.log.as_ref().filter(|log| log.as_os_str() != "-");
     view.log_file = log.map(|log| command.directory.join(log));

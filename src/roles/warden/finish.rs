@@ -3,12 +3,14 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 
 use super::{Source, Warden, children};
 use crate::control::messages::WardenToFront;
 use crate::control::worker::{DRAIN_MOST, FromWarden};
+use crate::mediate::ToMediator;
 
 /// How long the relay may take to send its last records, and the log to be written.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -16,6 +18,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 impl Warden {
     /// Lets the relay deliver what it has, writes what it still has to say, and tells front.
     pub(super) fn finish(&mut self) {
+        self.read_letters();
         // It may hold a copy of a socket of the jail's, which would keep that socket's end from the relay.
         let _ = kill(self.mediator.pid, Signal::SIGKILL);
         children::keep_ends();
@@ -47,11 +50,26 @@ impl Warden {
             text.get_or_insert_default().push_str(&format!("\nnetjail: the log lacks {unwritten} records"));
         }
         self.clients.close();
-        let _ = self.front.send(&WardenToFront::Finished(text));
+        let _ = self.front.send(&WardenToFront::Finished { summary: text, answered: self.summary.answered() });
         let _ = kill(self.relay.pid, Signal::SIGKILL);
         // The mediator's own child comes to this process when its parent goes; it dies of that, unless it hangs in the
         // kernel on a descriptor of the jail's.
         children::reap_all(LAST_WORDS);
+    }
+
+    /// Lets the mediator tell what is left: the jail's last lines in its /dev/log, its last refused connect.
+    fn read_letters(&mut self) {
+        let until = Instant::now() + LAST_WORDS;
+        self.letters &= self.mediator.channel.try_send(&ToMediator::ReadLetters).is_ok();
+        while self.letters {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut polled = [PollFd::new(self.mediator.channel.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut polled, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)) {
+                Ok(1..) if !left.is_zero() => self.hear(Source::Mediator),
+                Err(Errno::EINTR) => {}
+                _ => return,
+            }
+        }
     }
 
     fn tell_workers(&self, message: &FromWarden) {

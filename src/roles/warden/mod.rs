@@ -12,6 +12,7 @@ mod clients;
 mod dialler;
 mod finish;
 mod host;
+mod mediated;
 mod prepare;
 mod sockets;
 
@@ -118,6 +119,8 @@ struct Warden {
     draining: bool,
     /// Nobody wants to wait for them.
     hurry: bool,
+    /// The mediator may still have something to tell when the jail has ended.
+    letters: bool,
 }
 
 /// Forks, reads, opens; everything before the loop.
@@ -202,6 +205,7 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         tree_is_dead: false,
         draining: false,
         hurry: false,
+        letters: false,
     })
 }
 
@@ -283,9 +287,15 @@ impl Warden {
     fn hear_front(&mut self) {
         match self.front.receive() {
             Ok((FrontToWarden::Answer(_), _)) => {}
-            Ok((FrontToWarden::Finish, _)) => (self.over, self.tree_is_dead) = (true, true),
+            Ok((FrontToWarden::Finish { failed }, _)) => self.tree_ended(failed),
             Ok((FrontToWarden::Hurry, _)) | Err(_) => (self.over, self.hurry) = (true, true),
         }
+    }
+
+    /// What the command was refused last is of use where it failed.
+    fn tree_ended(&mut self, failed: bool) {
+        (self.over, self.tree_is_dead) = (true, true);
+        self.letters |= failed;
     }
 
     fn hear_init(&mut self) {
@@ -301,8 +311,15 @@ impl Warden {
                     let _ = self.mediator.channel.send_with(&ToMediator::Command, &[fd.as_fd()]);
                 }
             }
+            Ok((InitToWarden::Letterbox, descriptors)) => {
+                if let Ok([log, notify]) = take(descriptors) {
+                    let both = [log.as_fd(), notify.as_fd()];
+                    self.letters = true;
+                    let _ = self.mediator.channel.send_with(&ToMediator::Letterbox, &both);
+                }
+            }
             Ok((InitToWarden::Running, _)) => {}
-            Ok((InitToWarden::Over, _)) => (self.over, self.tree_is_dead) = (true, true),
+            Ok((InitToWarden::Over { failed }, _)) => self.tree_ended(failed),
             // The tree is gone; front hears it too and says Finish.
             Err(_) => self.init = None,
         }
@@ -359,52 +376,6 @@ impl Warden {
         let _ = self.front.send(&WardenToFront::Refused(refusal.clone()));
         self.tell_init(&WardenToInit::Failed(refusal));
         self.over = true;
-    }
-
-    fn hear_mediator(&mut self) {
-        let text = match self.mediator.channel.receive() {
-            Ok((FromMediator::Refused { path, .. }, _)) => {
-                let path = String::from_utf8_lossy(&path).into_owned();
-                self.say_verbosely(&format!(
-                    "the socket {} is not the jail's own, so connecting to it was refused",
-                    escape(&path)
-                ));
-                return;
-            }
-            Ok((FromMediator::ForeignArchitecture { .. }, _)) => {
-                "a 32-bit program in the jail got ENOSYS for its system calls: only 64-bit programs run in a jail"
-            }
-            Ok((FromMediator::Unreadable { .. }, _)) => {
-                "a program whose file nobody in the jail may read could not connect: its memory can not be read either"
-            }
-            Ok((FromMediator::CannotAllow { path, errno }, _)) => {
-                let (path, why) =
-                    (String::from_utf8_lossy(&path).into_owned(), std::io::Error::from_raw_os_error(errno));
-                return self.fail(Refusal(format!(
-                    "the socket {} can not be allowed: {why}; name a socket, or the folder in which its server will make it",
-                    escape(&path)
-                )));
-            }
-            Ok((FromMediator::TooManyBound, _)) => {
-                "the jail has bound too many unix sockets; the latest can not be connected to"
-            }
-            Ok((FromMediator::Replaced, _)) => {
-                "the jail had blocked its mediator, which was replaced; connects under way have failed"
-            }
-            Err(ChannelError::WouldBlock) => return,
-            // A jail whose connects nobody executes is a broken one.
-            Err(_) => {
-                let why = "the jail's mediator died; its connects could not be looked after any more, and it was ended";
-                return self.fail(Refusal(why.into()));
-            }
-        };
-        let _ = self.front.send(&WardenToFront::Say(text.into()));
-    }
-
-    fn say_verbosely(&self, text: &str) {
-        if self.chosen.verbose {
-            let _ = self.front.send(&WardenToFront::Say(text.into()));
-        }
     }
 
     /// A process for what came with one client's wish, between the client and init.

@@ -34,6 +34,8 @@ pub struct Chosen {
     pub run_folder: PathBuf,
     /// `-v`.
     pub verbose: bool,
+    /// `-q`.
+    pub quiet: bool,
     options: Options,
     secret_variables: Vec<String>,
     secret_files: Vec<PathBuf>,
@@ -63,7 +65,7 @@ pub fn choose(options: &RunOptions, front: &Channel<WardenToFront, FrontToWarden
     let search = Search::from_environment(options.registries.clone())
         .map_err(|e| Refusal(format!("the working folder can not be found: {e}; change to a folder that exists")))?;
     let loaded = registry::load(&search, &registry::process_environment).map_err(|LoadError(findings)| {
-        let text = registry::report::errors(&findings, stderr().is_terminal());
+        let text = registry::report::errors(&findings, registry::report::colour(&stderr()));
         Refusal(format!("the registry can not be used, so nothing was started\n\n{}", text.trim_end()))
     })?;
     let choice = registry::choose(&loaded, options.network.as_deref()).map_err(refuse)?;
@@ -75,7 +77,7 @@ pub fn choose(options: &RunOptions, front: &Channel<WardenToFront, FrontToWarden
         )));
     }
     if options.verbose {
-        loaded.notes.iter().for_each(|note| say(note.render(stderr().is_terminal())));
+        loaded.notes.iter().for_each(|note| say(note.render(registry::report::colour(&stderr()))));
     }
     if choice.warn && !options.quiet {
         say("no network was chosen (--network, default_network): connections are dialled directly from this host"
@@ -101,6 +103,7 @@ pub fn choose(options: &RunOptions, front: &Channel<WardenToFront, FrontToWarden
         jail,
         run_folder,
         verbose: options.verbose,
+        quiet: options.quiet,
         options: Options { allow_lan: options.allow_lan, mtu: options.mtu, hostname: options.hostname.clone() },
         secret_variables: loaded.secret_env.into_iter().collect(),
         secret_files: loaded.secret_files.into_iter().collect(),
