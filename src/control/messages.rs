@@ -146,7 +146,10 @@ pub enum InitToWarden {
     /// The command has been started: the jail shows up in `ps`.
     Running,
     /// Every process of the jail but init itself has ended and was reaped; init ends now.
-    Over,
+    Over {
+        /// The command ended with a status that is not 0.
+        failed: bool,
+    },
 }
 
 /// warden -> init.

@@ -7,11 +7,12 @@
 //! Signals: the terminal's own (INT, QUIT, TSTP) reach the command from the kernel, for it is in the same process group, and
 //! are swallowed here once it runs; those sent to front by a process are passed on, whichever they are.
 
+use std::collections::VecDeque;
 use std::ffi::{CString, OsString};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -22,13 +23,13 @@ use nix::unistd::Pid;
 
 use super::fork::{self, Bond};
 use super::remark::Told;
+use super::rest::Rest;
 use super::signals::{Received, Signals, die_by};
 use super::terminal::Terminal;
 use super::{RunOptions, init, streams, warden};
 use crate::check;
 use crate::control::channel::{self, Channel, ChannelError};
 use crate::control::messages::{Ending, FrontToInit, FrontToWarden, InitToFront, Prepared, Refusal, WardenToFront};
-use crate::control::worker::DRAIN_MOST;
 use crate::jail::counters;
 use crate::jail::environment::{self, Choices, Environment};
 use crate::jail::letterbox;
@@ -42,12 +43,6 @@ pub const OWN_FAILURE: i32 = 125;
 const NOT_EXECUTABLE: i32 = 126;
 /// The command was not found.
 const NOT_FOUND: i32 = 127;
-
-/// How long the warden may take to write the last records.
-const FLUSH: Duration = Duration::from_secs(2);
-
-/// How long the last bytes may take before a person is told what is being waited for.
-const REMARK: Duration = Duration::from_secs(1);
 
 /// Passed on whoever sends them: a session's end and a timer from before this program (`alarm(2)`) are the kernel's.
 const ALWAYS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGALRM, Signal::SIGCONT];
@@ -187,7 +182,9 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
     };
     drop((init_end, init_warden, plan));
 
+    let mut early = VecDeque::new();
     let ending = Watch {
+        early: &mut early,
         init: &to_init,
         warden: &to_warden,
         signals: &handled,
@@ -205,7 +202,8 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
         let _ = reap(child.pid);
     }
     let failed = matches!(ending, Ok(Ending::Exited(status)) if status != 0);
-    finish_warden(&to_warden, warden_pid, &handled, options, told, failed);
+    let rest = Rest { warden: &to_warden, pid: warden_pid, signals: &handled, early };
+    rest.finish(options, told, failed);
     let _ = reap(child.pid);
     ending
 }
@@ -308,6 +306,8 @@ impl Preparing<'_> {
 
 /// The main loop.
 struct Watch<'a> {
+    /// What the warden said about the end before init's own word of it was read; for [`Rest`].
+    early: &'a mut VecDeque<WardenToFront>,
     init: &'a Channel<FrontToInit, InitToFront>,
     warden: &'a Channel<FrontToWarden, WardenToFront>,
     signals: &'a Signals,
@@ -346,6 +346,9 @@ impl Watch<'_> {
                     Ok((WardenToFront::Notify(lines), _)) => letterbox::pass_on(&lines),
                     Ok((WardenToFront::SocketRefused(path), _)) => self.told.refused = Some((path, Instant::now())),
                     Ok((WardenToFront::Refused(refusal), _)) => warden_said = Some(refusal),
+                    Ok((end @ (WardenToFront::Draining | WardenToFront::Finished { .. }), _)) => {
+                        self.early.push_back(end);
+                    }
                     Ok(_) => {}
                     // Init sees the same and ends the jail.
                     Err(_) => warden_lives = false,
@@ -417,82 +420,12 @@ impl Watch<'_> {
     }
 }
 
-fn reap(pid: Pid) -> Option<WaitStatus> {
+/// Waits for a child's end.
+pub(super) fn reap(pid: Pid) -> Option<WaitStatus> {
     loop {
         match waitpid(pid, None::<WaitPidFlag>) {
             Err(Errno::EINTR) => {}
             other => return other.ok(),
         }
     }
-}
-
-/// Lets the warden see the last bytes delivered, write its last records and clear up, and prints its summary. A signal that
-/// asks this process to end drops the bytes that are still on their way.
-fn finish_warden(
-    warden: &Channel<FrontToWarden, WardenToFront>,
-    pid: Pid,
-    signals: &Signals,
-    options: &RunOptions,
-    told: &mut Told,
-    failed: bool,
-) {
-    // The signal that ended the command came here too.
-    while signals.next().is_some() {}
-    let _ = warden.send(&FrontToWarden::Finish { failed });
-    let mut until = Instant::now() + FLUSH;
-    let mut remark = None;
-    loop {
-        let now = Instant::now();
-        if remark.is_some_and(|at| at <= now) {
-            remark = None;
-            say("the command has ended; its last bytes are still being delivered (Ctrl-C drops them)");
-        }
-        let left = until.min(remark.unwrap_or(until)).saturating_duration_since(now);
-        if until <= now {
-            break;
-        }
-        let mut polled =
-            [PollFd::new(warden.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        // Rounded up, so that a moment is reached and not circled.
-        let wait = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::ZERO);
-        let _ = poll(&mut polled, wait);
-        let ready = |at: usize| polled[at].revents().is_some_and(|events| !events.is_empty());
-        if ready(1) && signals_to_end(signals) {
-            let _ = warden.send(&FrontToWarden::Hurry);
-            (until, remark) = (Instant::now() + FLUSH, None);
-        }
-        if !ready(0) {
-            continue;
-        }
-        match warden.receive() {
-            Ok((WardenToFront::Finished { summary, answered }, _)) => {
-                told.answered = answered;
-                if let Some(summary) = summary.filter(|_| !options.quiet) {
-                    let _ = writeln!(io::stderr(), "{summary}");
-                }
-            }
-            Ok((WardenToFront::Draining, _)) => {
-                until = Instant::now() + DRAIN_MOST + FLUSH;
-                remark = (!options.quiet).then(|| Instant::now() + REMARK);
-            }
-            Ok((WardenToFront::Say(text), _)) => say(&text),
-            Ok((WardenToFront::Notify(lines), _)) => letterbox::pass_on(&lines),
-            Ok((WardenToFront::SocketRefused(path), _)) => told.refused = Some((path, Instant::now())),
-            Ok(_) => {}
-            Err(_) => break,
-        }
-    }
-    let _ = kill(pid, Signal::SIGKILL);
-    let _ = reap(pid);
-}
-
-/// Takes all signals; whether one of them asks to end.
-fn signals_to_end(signals: &Signals) -> bool {
-    let mut end = false;
-    while let Some(received) = signals.next() {
-        end |= [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT]
-            .iter()
-            .any(|signal| received.is(*signal));
-    }
-    end
 }

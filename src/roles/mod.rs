@@ -15,6 +15,7 @@ pub mod init;
 pub mod mediator;
 pub mod relay;
 pub mod remark;
+mod rest;
 pub mod signals;
 pub mod streams;
 pub mod terminal;

@@ -634,6 +634,66 @@ fn an_urgent_byte_is_neither_lost_nor_disturbs_its_neighbours() {
 }
 
 #[test]
+fn a_small_requests_acknowledgement_rides_on_the_answer_and_waits_a_millisecond_for_it() {
+    let mut lab = Lab::new(1500);
+    let (handle, flow) = lab.connected(false);
+    /// What the stack sends, on its way to the client.
+    fn sent(lab: &mut Lab, mut act: impl FnMut(&mut Stack, Instant, &mut dyn Sink)) -> usize {
+        let Lab { stack, kernel, now, .. } = lab;
+        let mut count = 0;
+        act(stack, *now, &mut |frame: &[u8]| {
+            kernel.deliver(frame);
+            count += 1;
+        });
+        count
+    }
+    let flush = |lab: &mut Lab| {
+        sent(lab, |stack, now, sink| {
+            stack.flush(now, sink);
+            stack.expire(now, sink);
+        })
+    };
+    let request = |lab: &mut Lab, bytes: usize| {
+        lab.client(handle).send_slice(&vec![7; bytes]).unwrap();
+        let Lab { interface, kernel, sockets, now, .. } = lab;
+        interface.poll(*now, kernel, sockets);
+        let frames = std::mem::take(&mut lab.kernel.to_stack);
+        sent(lab, |stack, now, sink| frames.iter().for_each(|frame| stack.receive(now, frame, sink)));
+        assert_eq!(lab.drain(flow).0.len(), bytes);
+        flush(lab)
+    };
+    assert_eq!(request(&mut lab, 64), 0, "nothing but an acknowledgement was due");
+    assert_eq!(lab.fill(flow, b"answer"), 6);
+    assert_eq!(flush(&mut lab), 1, "one packet for both");
+    lab.step();
+    assert_eq!(lab.received(handle), b"answer");
+    lab.step();
+    assert_eq!(request(&mut lab, 64), 0);
+    assert_eq!(flush(&mut lab), 0);
+    lab.now += HOLD;
+    assert_eq!(flush(&mut lab), 1, "by itself, when nothing came");
+    lab.step();
+    assert!(request(&mut lab, HOLD_MOST + 1) > 0, "what is no small request is acknowledged at once");
+}
+
+#[test]
+fn fifty_thousand_flows_live_at_once_and_each_is_heard() {
+    const FLOWS: u16 = 50_000;
+    let mut stack = fresh();
+    for port in 1..=FLOWS {
+        let (_, events) = give(&mut stack, Instant::ZERO, &segment(false, (port, 80), 77, 2, &[]));
+        let Event::Open { flow, .. } = events[0] else { panic!("{events:?}") };
+        stack.accept(Instant::ZERO, flow, &[], &mut |_: &[u8]| {}).unwrap();
+    }
+    assert_eq!((stack.counts().live, stack.counts().pending), (usize::from(FLOWS), 0));
+    for port in [1, 777, FLOWS] {
+        let (_, events) = give(&mut stack, Instant::ZERO, &segment(false, (port, 80), 78, 4, &[]));
+        assert!(matches!(events[..], [Event::Closed { reason: Closed::ClientReset, .. }]), "{port}: {events:?}");
+    }
+    assert_eq!(stack.counts().live, usize::from(FLOWS) - 3);
+}
+
+#[test]
 fn limits_refuse_at_once_and_say_which() {
     let mut stack = Stack::new(Config { flows: 3, pending: 2, ..Config::default() }, Instant::ZERO);
     let now = Instant::ZERO;

@@ -208,7 +208,8 @@ impl Running {
         // As pid 1 this reaches every other process of the namespace; what they leave behind comes here to be reaped.
         let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
         while !matches!(waitpid(None, None), Err(Errno::ECHILD)) {}
-        let _ = self.ends.warden.send(&InitToWarden::Over);
+        let failed = matches!(ending, Ending::Exited(status) if status != 0);
+        let _ = self.ends.warden.send(&InitToWarden::Over { failed });
         let _ = self.ends.front.send(&InitToFront::Ended(ending));
         Turn::Over(0)
     }

@@ -315,12 +315,15 @@ impl Warden {
     fn hear_front(&mut self) {
         match self.front.receive() {
             Ok((FrontToWarden::Answer(_), _)) => {}
-            Ok((FrontToWarden::Finish { failed }, _)) => {
-                (self.over, self.tree_is_dead) = (true, true);
-                self.letters |= failed;
-            }
+            Ok((FrontToWarden::Finish { failed }, _)) => self.tree_ended(failed),
             Ok((FrontToWarden::Hurry, _)) | Err(_) => (self.over, self.hurry) = (true, true),
         }
+    }
+
+    /// What the command was refused last is of use where it failed.
+    fn tree_ended(&mut self, failed: bool) {
+        (self.over, self.tree_is_dead) = (true, true);
+        self.letters |= failed;
     }
 
     fn hear_init(&mut self) {
@@ -344,7 +347,7 @@ impl Warden {
                 }
             }
             Ok((InitToWarden::Running, _)) => {}
-            Ok((InitToWarden::Over, _)) => (self.over, self.tree_is_dead) = (true, true),
+            Ok((InitToWarden::Over { failed }, _)) => self.tree_ended(failed),
             // The tree is gone; front hears it too and says Finish.
             Err(_) => (self.init, self.init_gone) = (None, Some(Instant::now())),
         }
