@@ -58,6 +58,8 @@ fn attempts(process: &mut Injected, other: i32, socket: i32) -> Vec<(&'static st
     let fast_open = i64::from(libc::MSG_FASTOPEN);
     attempt("fast open", libc::SYS_sendto, &[N(socket), Bytes(b"x"), N(1), N(fast_open), Bytes(&ADDRESS), N(16)]);
     attempt("fast open by message", libc::SYS_sendmsg, &[N(socket), Bytes(&[0; 56]), N(fast_open)]);
+    attempt("an address by message", libc::SYS_sendmsg, &[N(socket), Bytes(&[0; 56]), N(0)]);
+    attempt("addresses by messages", libc::SYS_sendmmsg, &[N(socket), Bytes(&[0; 64]), N(1), N(0)]);
     attempt("fast open by option", libc::SYS_setsockopt, &[N(socket), N(6), N(30), Bytes(&[1, 0, 0, 0]), N(4)]);
     attempt("another device", libc::SYS_setsockopt, &[N(socket), N(1), N(25), Bytes(b"lo\0\0"), N(4)]);
     attempt("an address", libc::SYS_sendto, &[N(socket), Bytes(b"x"), N(0), N(0), Bytes(&ADDRESS), N(16)]);
@@ -146,7 +148,11 @@ fn the_relay_of_direct_can_only_dial() {
     running.until("up");
     let relay = role(running.pid(), "nj-relay");
     let outcomes = attempts(&mut Injected::stop(relay), running.pid(), -1);
-    assert_refused("a direct relay", &outcomes, &["tcp", "udp", "tcp6", "connect", "an address"]);
+    assert_refused(
+        "a direct relay",
+        &outcomes,
+        &["tcp", "udp", "tcp6", "connect", "an address", "addresses by messages"],
+    );
     running.say("end\n");
     running.finish().good();
 }
@@ -174,6 +180,7 @@ fn the_mediator_and_its_worker_execute_nothing_and_make_no_socket() {
             "prctl",
             "connect",
             "another device",
+            "an address by message",
             "an interface",
             "io_uring_setup",
         ];

@@ -184,7 +184,9 @@ fn the_host_has_its_own_resolver_and_hosts_file() {
     let probe = lab::tool("probe");
     let done = run(jail.command(probe.as_ref(), &["resolve", "web.lab"])).good();
     assert!(done.facts("address").contains(&WEB.to_owned()), "{done:?}");
-    assert!(resolver.err().contains("query[A] web.lab"), "{}", resolver.err());
+    lab::wait_for("the resolver's own word", Duration::from_secs(10), || {
+        resolver.err().contains("query[A] web.lab").then_some(())
+    });
     let done = run(jail.command(probe.as_ref(), &["resolve", "hostsfile.lab"])).good();
     assert_eq!(done.fact("address"), WEB);
     let done = run(jail.command(probe.as_ref(), &["ask", "198.51.100.53", "web.lab", "A"])).good();

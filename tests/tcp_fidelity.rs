@@ -178,10 +178,10 @@ fn a_connection_closed_by_both_at_once_ends_well() {
 }
 
 #[test]
-fn udp_is_refused_at_once() {
+fn udp_is_refused_at_once_where_the_registry_says_so() {
     let proxy = Proxy::serving(Behaviour::Echo);
     for target in &TARGETS[..2] {
-        let done = Jail::socks5(proxy.addr, "").probe(&["udp", target]);
+        let done = Jail::socks5(proxy.addr, "udp: refuse").probe(&["udp", target]);
         let failed = done.fact("failed");
         let ms: u64 = failed.rsplit(' ').next().unwrap().parse().unwrap();
         assert!(ms < 1000 && !failed.starts_with("EAGAIN"), "an immediate ICMP error, not silence: {done:?}");

@@ -291,3 +291,20 @@ fn await_ended(running: &lab::Running, n: usize) {
         (running.out().matches("load-ended").count() == n).then_some(())
     });
 }
+
+#[test]
+fn datagrams_are_refused_at_once_because_tor_has_none_and_it_is_asked_once() {
+    require!(lab::tor::lack().is_none(), "{}", lab::tor::lack().unwrap());
+    let tor = lab::tor::network();
+    let jail = Jail::socks5(tor.socks, "").with(&["-v", "--log", "log"]);
+    let probe = lab::tool("probe");
+    let done = jail
+        .shell("app:proxy", &format!("for i in 1 2 3; do {probe} udp web.test:443; {probe} udp 203.0.113.9:443; done"));
+    let failed = done.facts("failed");
+    assert!(failed.len() == 6 && failed.iter().all(|line| line.starts_with("EHOSTUNREACH")), "{done:?}");
+    let slow = failed.iter().skip(1).filter(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap() > 1000);
+    assert_eq!(slow.count(), 0, "{done:?}");
+    assert_eq!(done.err.matches("carries no datagrams").count(), 1, "{done:?}");
+    let log = std::fs::read_to_string(jail.work().join("log")).unwrap();
+    assert!(log.contains("\"close\":\"socks-command\""), "{log}");
+}

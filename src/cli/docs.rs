@@ -8,6 +8,7 @@ use clap::{Arg, Command, CommandFactory};
 
 use super::args::Arguments;
 use crate::names::pool;
+use crate::worker::Limits;
 use crate::{log, stack};
 
 /// Fails unless the part of the reference between `<!-- NAME -->` and `<!-- end of NAME -->` is `text`; with `UPDATE_DOCS=1`
@@ -172,6 +173,8 @@ fn every_field_of_the_registry_is_in_the_reference() {
 #[test]
 fn the_limits_in_the_reference_are_those_of_the_program() {
     let stack = stack::Config::default();
+    let datagrams = Limits::default();
+    let seconds = |time: stack::Duration| format!("{} s", time.secs());
     let minutes = |time: stack::Duration| format!("{} min", time.total_millis() / 60_000);
     let mib = |bytes: usize| format!("{} MiB", bytes >> 20);
     declared(&[
@@ -185,8 +188,14 @@ fn the_limits_in_the_reference_are_those_of_the_program() {
         "const MAX_TOTAL: usize = 32 << 20;",
         "pub const MAX_LINE: usize = 4096;",
         "const MAX_PENDING: usize = 1000;",
+        "const ASSOCIATING: usize = 128;",
+        "const WAITING: usize = 64;",
+        "const WAITING_BYTES: usize = 64 * 1024;",
+        "const REFUSED_FOR: Duration = Duration::from_secs(60);",
+        "const FAILED_FOR: Duration = Duration::from_secs(2);",
+        "server.port(), 53 | 123",
     ]);
-    let rows: [(&str, String, &str); 17] = [
+    let rows: [(&str, String, &str); 23] = [
         (
             "live flows of a worker, pending ones included",
             grouped(stack.flows as u64),
@@ -207,6 +216,32 @@ fn the_limits_in_the_reference_are_those_of_the_program() {
             "each of a flow's two rings",
             format!("{} KiB", stack.ring >> 10),
             "the sender waits, as with any slow reader",
+        ),
+        (
+            "sockets of a jail's programs that send datagrams (mappings), of a worker",
+            grouped(datagrams.mappings as u64),
+            "the one that was idle for longest, 30 s at least, makes room; else rule `limit-mappings`: EHOSTUNREACH",
+        ),
+        (
+            "servers of one such socket; of all of a worker's",
+            format!("{}; {}", grouped(datagrams.peers as u64), grouped(datagrams.all_peers as u64)),
+            "the oldest association is forgotten: rule `limit-peers` in its record",
+        ),
+        (
+            "an association without a datagram",
+            format!("{}; {} to ports 53 and 123", minutes(datagrams.idle), seconds(datagrams.short)),
+            "it is forgotten (RFC 4787 REQ-5)",
+        ),
+        (
+            "associations of a worker that a proxy is being asked for",
+            grouped(128),
+            "rule `limit-pending`: EHOSTUNREACH",
+        ),
+        ("datagrams that wait for one of them", "64, or 64 KiB".into(), "further ones are lost"),
+        (
+            "a proxy that refuses UDP ASSOCIATE",
+            "60 s; 2 s after any other failure".into(),
+            "it is not asked for so long, and datagrams are refused with its answer",
         ),
         ("names of a jail", grouped(pool::CAPACITY.into()), "rule `limit-names`: SERVFAIL"),
         ("text of all names of a jail", mib(pool::MAX_NAME_BYTES), "rule `limit-names`: SERVFAIL"),

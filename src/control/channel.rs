@@ -9,7 +9,8 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, sendmsg,
+    socketpair,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -115,17 +116,30 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
         if bytes.len() > MAX_MESSAGE {
             return Err(ChannelError::Malformed(format!("{} bytes are more than {MAX_MESSAGE}", bytes.len())));
         }
+        if descriptors.is_empty() {
+            return self.send_bytes(&bytes, flags);
+        }
         let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
-        let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
         loop {
             match sendmsg::<()>(
                 self.fd.as_raw_fd(),
                 &[IoSlice::new(&bytes)],
-                control,
+                &rights,
                 MsgFlags::MSG_NOSIGNAL | flags,
                 None,
             ) {
+                Ok(_) => return Ok(()),
+                Err(nix::Error::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Without sendmsg(2), which a relay may not have: it could name an address behind a pointer.
+    fn send_bytes(&self, bytes: &[u8], flags: MsgFlags) -> Result<(), ChannelError> {
+        loop {
+            match send(self.fd.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL | flags) {
                 Ok(_) => return Ok(()),
                 Err(nix::Error::EINTR) => {}
                 Err(errno) => return Err(errno.into()),

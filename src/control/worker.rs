@@ -5,13 +5,16 @@
 //! | `Up` | the loop runs |
 //! | `Dial` | start a non-blocking connect() to the proxy and pass the descriptor at once, or say why not |
 //! | `Unreached` | try another address of the proxy's next, and look its name up again |
+//! | `Relay` | make a datagram socket, connect it to the proxy's relay if that is the proxy itself, and pass it |
+//! | `NoDatagrams` | say it, once |
 //! | `Records` | write and count them |
 //! | `Draining` | wait: it was told to stop, and delivers what the jail's programs wrote before they ended |
 //! | `Stopped` | everything was said; the channel closes |
 //!
 //! The worker parses hostile packets, so the warden believes nothing here but that this worker wants a connection to the one
-//! proxy that it is allowed.
+//! proxy that it is allowed, or to send it datagrams.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +42,18 @@ pub enum ToWarden {
     },
     /// A connection that the warden started did not come to the proxy.
     Unreached,
+    /// A datagram socket to the relay that the proxy names, please. Its address must be the proxy's own, or unspecified.
+    Relay {
+        /// The worker's own, of a [`ToWarden::Dial`] before.
+        id: u64,
+        /// From the proxy's reply.
+        relay: SocketAddr,
+    },
+    /// The proxy carries no datagrams.
+    NoDatagrams {
+        /// Its words.
+        error: DialError,
+    },
     /// What happened.
     Records(Batch),
     /// It was told to stop, but programs of the jail left bytes behind that are on their way: it ends by itself, after
@@ -56,11 +71,16 @@ pub enum FromWarden {
         /// Of the [`ToWarden::Dial`].
         id: u64,
     },
+    /// One descriptor lies beside this message: a non-blocking datagram socket that is connected to the relay.
+    Relay {
+        /// Of the [`ToWarden::Relay`].
+        id: u64,
+    },
     /// There will be no descriptor.
     DialFailed {
-        /// Of the [`ToWarden::Dial`].
+        /// Of the [`ToWarden::Dial`] or the [`ToWarden::Relay`].
         id: u64,
-        /// [`DialError::Proxy`] or [`DialError::ProxyName`].
+        /// [`DialError::Proxy`], [`DialError::ProxyName`] or [`DialError::RelayElsewhere`].
         error: DialError,
     },
     /// A new generation decides from now on.

@@ -38,6 +38,8 @@ struct Line<'a> {
     origin: Option<Origin<'a>>,
     bytes_out: Option<u64>,
     bytes_in: Option<u64>,
+    datagrams_out: Option<u64>,
+    datagrams_in: Option<u64>,
     duration_ms: Option<u64>,
     close: Option<&'a str>,
 }
@@ -91,6 +93,8 @@ pub fn line(record: &Record, jail: &str) -> String {
             .map(|origin| Origin { pid: origin.pid, exe: origin.exe.as_deref().map(|exe| clip(exe, 200)) }),
         bytes_out: end.map(|end| end.bytes_out),
         bytes_in: end.map(|end| end.bytes_in),
+        datagrams_out: end.and_then(|end| end.datagrams).map(|datagrams| datagrams.sent),
+        datagrams_in: end.and_then(|end| end.datagrams).map(|datagrams| datagrams.received),
         duration_ms: end.map(|end| end.duration_ms),
         close: end.map(|end| end.close.name()),
     })

@@ -14,6 +14,6 @@ pub mod sink;
 pub mod summary;
 
 pub use outbox::{Batch, Outbox};
-pub use record::{Close, End, Kind, Origin, Protocol, Record, now_micros};
+pub use record::{Close, Datagrams, End, Kind, Origin, Protocol, Record, now_micros};
 pub use sink::{LogError, Sink};
 pub use summary::Summary;

@@ -13,7 +13,7 @@ use crate::registry::Id;
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
-    /// A connection, or for now a datagram that was refused.
+    /// A connection; or the datagrams between a program's socket and one server.
     Flow,
     /// A DNS question.
     Question,
@@ -43,8 +43,10 @@ pub enum Close {
     ResetByPeer,
     /// The program gave up before the overlay had answered.
     Abandoned,
-    /// A limit of netjail's ended it.
+    /// A limit of netjail's ended it, or a rule that did not hold when it began.
     Limit(Rule),
+    /// No datagram passed for so long that the association was forgotten.
+    Idle,
     /// The program's side fell silent: segments went unanswered.
     TimedOut,
     /// The program ended before the far side did; what it had sent was delivered.
@@ -64,6 +66,7 @@ impl Close {
             Self::ResetByPeer => "reset-by-peer",
             Self::Abandoned => "abandoned",
             Self::Limit(rule) => rule.name(),
+            Self::Idle => "idle",
             Self::TimedOut => "silent",
             Self::JailEnded => "jail-ended",
             Self::CutOff => "cut-off",
@@ -81,8 +84,19 @@ pub struct End {
     pub bytes_in: u64,
     /// From the decision to the end, in ms.
     pub duration_ms: u64,
+    /// Datagrams, where it carried datagrams.
+    pub datagrams: Option<Datagrams>,
     /// Why it ended.
     pub close: Close,
+}
+
+/// How many datagrams an association carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Datagrams {
+    /// From the program.
+    pub sent: u64,
+    /// To the program.
+    pub received: u64,
 }
 
 /// The process behind a flow; the mediator will know it.

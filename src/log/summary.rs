@@ -114,7 +114,8 @@ mod tests {
 
     fn flow(rule: Rule, close: Option<Close>) -> Record {
         let mut record = Record::new(Kind::Flow, Protocol::Tcp, rule, 0);
-        record.end = close.map(|close| End { bytes_out: 1500, bytes_in: 2_000_000, duration_ms: 1, close });
+        record.end =
+            close.map(|close| End { bytes_out: 1500, bytes_in: 2_000_000, datagrams: None, duration_ms: 1, close });
         record
     }
 

@@ -48,6 +48,11 @@ pub enum DialError {
     /// The proxy's own host name does not resolve.
     #[error("the proxy's host name does not resolve: check host in the registry and the resolver of this machine")]
     ProxyName,
+    /// The proxy wants datagrams sent to an address that is not its own, or to a port that is no relay's.
+    #[error(
+        "the proxy names a relay for datagrams that is not the proxy itself: let it announce the address that `host` in the registry leads to (dante: `internal`), or none"
+    )]
+    RelayElsewhere,
     /// The overlay's protocol has no way to say this target or login.
     #[error("the target or the login cannot be expressed in the proxy's protocol")]
     Inexpressible,
@@ -105,6 +110,7 @@ impl DialError {
         ("this machine forbids the connect to the proxy", Self::Proxy(libc::EACCES)),
         ("netjail has no descriptor, port or memory left", Self::Proxy(libc::EMFILE)),
         ("the proxy's host name does not resolve", Self::ProxyName),
+        ("UDP: the relay's address is not the proxy's", Self::RelayElsewhere),
         ("target or login have no form in the protocol", Self::Inexpressible),
         ("direct: ECONNREFUSED, ECONNRESET", Self::Direct(libc::ECONNREFUSED)),
         ("direct: EHOSTUNREACH, EHOSTDOWN", Self::Direct(libc::EHOSTUNREACH)),
@@ -127,6 +133,7 @@ impl DialError {
             Self::TimedOut => ("timed-out", HostUnreachable, "the overlay gave no answer in time"),
             Self::Proxy(errno) => return proxy(errno),
             Self::ProxyName => ("proxy-name", NetUnreachable, "the proxy cannot be found"),
+            Self::RelayElsewhere => ("relay-elsewhere", NetUnreachable, "the proxy sends datagrams to somebody else"),
             Self::Inexpressible => ("inexpressible", NetUnreachable, "the proxy cannot be asked for this"),
             Self::Direct(errno) => return direct(errno),
         };
@@ -156,7 +163,8 @@ fn reply(code: u8) -> Outcome {
         5 => ("socks-refused", Refused, "the target refused the connection"),
         // As the kernel turns an ICMP time exceeded into EHOSTUNREACH. Tor 0.4.9 says 6 when its SocksTimeout ends.
         6 => ("socks-ttl-expired", HostUnreachable, "the packet's or the proxy's time ran out"),
-        7 => ("socks-command", NetUnreachable, "the proxy does not do CONNECT"),
+        // Tor and most small proxies to UDP ASSOCIATE.
+        7 => ("socks-command", Prohibited, "the proxy does not do this command: UDP ASSOCIATE, or CONNECT"),
         // A host without IPv6 gives ENETUNREACH for an IPv6 literal.
         8 => ("socks-address-type", NetUnreachable, "the proxy does not do this kind of address"),
         0xf0 => ("onion-not-found", HostUnreachable, "no descriptor of the onion service is to be found"),

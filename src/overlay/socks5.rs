@@ -17,17 +17,20 @@
 //!   knows. A success is read to its exact last byte: what follows belongs to the program.
 //! - An answer that comes before the message it answers has been sent is [`DialError::Garbage`].
 //!
-//! UDP ASSOCIATE will be a second command beside [`CONNECT`]; the bound address, which CONNECT has no use for, passes
-//! through [`Reply::take`].
+//! UDP ASSOCIATE is a second command beside [`CONNECT`] ([`Handshake::associate`]): its reply names the relay that takes the
+//! datagrams ([`Handshake::bound`]), whose headers are in [`datagram`].
+
+pub mod datagram;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::DialError;
 use crate::flow::Target;
 
 const VERSION: u8 = 5;
 const CONNECT: u8 = 1;
+const UDP_ASSOCIATE: u8 = 3;
 const METHOD_NONE: u8 = 0;
 const METHOD_LOGIN: u8 = 2;
 const METHOD_UNACCEPTABLE: u8 = 0xff;
@@ -75,6 +78,8 @@ pub struct Handshake {
     login: Option<Vec<u8>>,
     /// The request, until the login is done.
     request: Option<Vec<u8>>,
+    /// The address in the reply.
+    bound: Option<SocketAddr>,
 }
 
 impl Handshake {
@@ -86,6 +91,12 @@ impl Handshake {
         let mut handshake = Self::greeting(login)?;
         handshake.request(target)?;
         Ok(handshake)
+    }
+
+    /// The address in the proxy's reply, once that is done: of an association, where its relay takes datagrams. An
+    /// unspecified address is the proxy's own. `None`: the proxy gave a name.
+    pub fn bound(&self) -> Option<SocketAddr> {
+        self.bound
     }
 
     /// A handshake without a request as yet: [`greeted`](Self::greeted) tells when it is ready for one.
@@ -100,6 +111,7 @@ impl Handshake {
             sent: 0,
             login: login.map(|(user, password)| login_message(user, password)).transpose()?,
             request: None,
+            bound: None,
         })
     }
 
@@ -108,7 +120,20 @@ impl Handshake {
     /// # Errors
     /// [`DialError::Inexpressible`] for a target that the protocol cannot say, and for a second request.
     pub fn request(&mut self, target: &Target) -> Result<(), DialError> {
-        let request = request_message(CONNECT, target)?;
+        self.ask(request_message(CONNECT, target)?)
+    }
+
+    /// Asks for an association for datagrams, which lives as long as the connection, instead of a
+    /// [`request`](Self::request). Where the datagrams will come from is not said: nobody knows it yet.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    pub fn associate(&mut self) -> Result<(), DialError> {
+        let anywhere = Target::Addr(SocketAddr::from(([0, 0, 0, 0], 0)));
+        self.ask(request_message(UDP_ASSOCIATE, &anywhere)?)
+    }
+
+    fn ask(&mut self, request: Vec<u8>) -> Result<(), DialError> {
         match self.phase {
             Phase::Greeted => self.say(request, Phase::Reply(Reply::default())),
             Phase::Method { .. } | Phase::Login { .. } if self.request.is_none() => self.request = Some(request),
@@ -194,7 +219,12 @@ impl Handshake {
             Phase::Login { version_seen: true } if byte == 0 => self.logged_in(),
             Phase::Login { version_seen: true } => return Err(DialError::LoginRejected),
             Phase::Reply(mut reply) => {
-                self.phase = if reply.take(byte)? { Phase::Done } else { Phase::Reply(reply) };
+                self.phase = if reply.take(byte)? {
+                    self.bound = reply.bound();
+                    Phase::Done
+                } else {
+                    Phase::Reply(reply)
+                };
             }
             // Nothing was asked, so nothing can be answered.
             Phase::Greeted | Phase::Done => return Err(DialError::Garbage),
@@ -233,6 +263,8 @@ struct Reply {
     kind: u8,
     /// Length of the whole reply, once it is known.
     length: u16,
+    /// What follows the fourth byte, as far as an address and a port go.
+    address: [u8; 18],
 }
 
 impl Reply {
@@ -258,7 +290,22 @@ impl Reply {
             5 if self.kind == NAME => self.length = HEADER + 1 + u16::from(byte) + PORT,
             _ => {}
         }
+        if self.seen > HEADER
+            && let Some(place) = self.address.get_mut(usize::from(self.seen - HEADER - 1))
+        {
+            *place = byte;
+        }
         Ok(self.seen == self.length)
+    }
+
+    /// The address of a whole reply.
+    fn bound(&self) -> Option<SocketAddr> {
+        let port = |at: usize| u16::from_be_bytes([self.address[at], self.address[at + 1]]);
+        match self.kind {
+            IPV4 => self.address.first_chunk::<4>().map(|v4| SocketAddr::from((Ipv4Addr::from(*v4), port(4)))),
+            IPV6 => self.address.first_chunk::<16>().map(|v6| SocketAddr::from((Ipv6Addr::from(*v6), port(16)))),
+            _ => None,
+        }
     }
 }
 
@@ -282,10 +329,16 @@ fn login_message(user: &[u8], password: &[u8]) -> Result<Vec<u8>, DialError> {
 fn request_message(command: u8, target: &Target) -> Result<Vec<u8>, DialError> {
     let mut message = Vec::with_capacity(32);
     message.extend([VERSION, command, 0]);
+    push_destination(&mut message, target)?;
+    Ok(message)
+}
+
+/// ATYP DST.ADDR DST.PORT, as in requests and before datagrams (RFC 1928 section 5).
+fn push_destination(message: &mut Vec<u8>, target: &Target) -> Result<(), DialError> {
     match target {
         Target::Name(name, _) => {
             message.push(NAME);
-            push_counted(&mut message, name.as_str().as_bytes())?;
+            push_counted(message, name.as_str().as_bytes())?;
         }
         Target::Addr(std::net::SocketAddr::V6(v6)) if v6.scope_id() != 0 => return Err(DialError::Inexpressible),
         // An IPv4 address in IPv6 clothes means the IPv4 address, to the kernel as to a proxy.
@@ -301,7 +354,7 @@ fn request_message(command: u8, target: &Target) -> Result<Vec<u8>, DialError> {
         },
     }
     message.extend(target.port().to_be_bytes());
-    Ok(message)
+    Ok(())
 }
 
 fn push_counted(message: &mut Vec<u8>, text: &[u8]) -> Result<(), DialError> {

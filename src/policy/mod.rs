@@ -21,7 +21,7 @@ use crate::registry::Id;
 /// What a jail asks for.
 #[derive(Clone, Copy, Debug)]
 pub enum Request<'a> {
-    /// A TCP connection.
+    /// A connection, or datagrams to a server.
     Flow(&'a Target),
     /// A DNS question for this name; the type is in the record only.
     Question(&'a HostName),

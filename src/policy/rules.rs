@@ -71,6 +71,8 @@ rules! {
     // Limits.
     LimitFlows "limit-flows" Some(HostUnreachable), "Too many live flows in this jail.";
     LimitPending "limit-pending" Some(HostUnreachable), "Too many dials in progress in this jail.";
+    LimitMappings "limit-mappings" Some(HostUnreachable), "Too many sockets of this jail send datagrams, and none of them is idle.";
+    LimitPeers "limit-peers" Some(HostUnreachable), "Datagrams to too many servers: the oldest association is forgotten.";
     LimitHalfClosed "limit-half-closed" Some(HostUnreachable), "Too many half-closed flows, or one for too long.";
     LimitNames "limit-names" Some(HostUnreachable), "The jail's pool has no address left for another name.";
     LimitQuestions "limit-questions" Some(HostUnreachable), "Too many DNS questions in progress in this jail.";

@@ -5,7 +5,7 @@ use super::kinds::network::DEFAULT_CONNECT_TIMEOUT;
 use super::load::Loaded;
 use super::settings::DefaultNetwork;
 use super::suggest::nearest;
-use super::{Id, Kind, NameFamilies, Network};
+use super::{Id, Kind, NameFamilies, Network, Udp};
 
 /// Who chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +160,7 @@ pub fn direct() -> Network {
         kind: Kind::Direct,
         names: NameFamilies::Both,
         connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+        udp: Udp::Carry,
         allow_sockets: Vec::new(),
         unbuilt: Vec::new(),
     }

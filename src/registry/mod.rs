@@ -47,7 +47,7 @@ pub use kinds::network::DEFAULT_CONNECT_TIMEOUT;
 pub use kinds::security::{Condition, Effect, Operand, Policy};
 pub use kinds::service::Service;
 pub use load::{Defined, LoadError, Loaded, Place, load};
-pub use network::{Isolation, Kind, Login, NameFamilies, Network, Secret, Socks5};
+pub use network::{Isolation, Kind, Login, NameFamilies, Network, Secret, Socks5, Udp};
 pub use placeholder::Environment;
 pub use settings::{DefaultNetwork, Settings};
 pub use source::ReadError;

@@ -19,6 +19,8 @@ pub struct Network {
     pub names: NameFamilies,
     /// How long one dial may take, from the program's SYN to the overlay's answer.
     pub connect_timeout: Duration,
+    /// What becomes of datagrams.
+    pub udp: Udp,
     /// `allow_sockets`: unix sockets of the host, or folders of them, that a jail on this network may connect to; absolute.
     pub allow_sockets: Vec<PathBuf>,
     /// Fields that were understood but that this netjail can not carry out yet; choosing the network is an error that lists them.
@@ -68,6 +70,16 @@ pub enum Isolation {
     Stream,
     /// `jail`: one random set for each jail.
     Jail,
+}
+
+/// `udp`: what becomes of a program's datagrams, DNS apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Udp {
+    /// `refuse`: an error at once.
+    Refuse,
+    /// They are carried: from the host itself (direct), or through an association that the proxy is asked for (`associate`).
+    #[default]
+    Carry,
 }
 
 /// `names`: which pool addresses a name is answered with.

@@ -169,10 +169,11 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
     };
     drop((warden_end, warden_init));
 
+    let draft = init::Draft::of_caller();
     let prepared = Preparing { warden: &to_warden, signals: &handled, ignored }.until_prepared()?;
     told.environment = environment(options, &prepared);
     let variables = as_execve_wants(told.environment.clone());
-    let plan = init::Plan::new(options, &prepared, attributes, variables).map_err(Refusal)?;
+    let plan = init::Plan::new(options, &prepared, draft, attributes, variables).map_err(Refusal)?;
     told.file = plan.program();
 
     // SAFETY: front has started no thread.

@@ -19,12 +19,12 @@ use crate::flow::HostName;
 use crate::jail::seccomp::{install, roles as cages};
 use crate::names::answer::{Carries, Config, Names};
 use crate::names::hosts::{HostNames, HostsTable};
-use crate::names::pool::Pool;
+use crate::names::pool::{OWN_V4, OWN_V6, Pool};
 use crate::names::{self, Resolver};
 use crate::overlay::Credentials;
-use crate::registry::Kind;
+use crate::registry::{Kind, Udp};
 use crate::stack;
-use crate::worker::{Driver, Setup, Worker};
+use crate::worker::{Driver, Limits, Setup, Siblings, Worker};
 
 /// Builds the workers and becomes the first of them; ends with them.
 pub fn run(warden: Channel<RelayToWarden, WardenToRelay>) -> ! {
@@ -85,7 +85,7 @@ fn begin(setup: &RelaySetup, descriptors: Vec<OwnedFd>, cage: &Cage) -> Result<(
     let prepared = |e: &dyn std::fmt::Display| failed("prepare a worker", e);
     let jail = Credentials::random().map_err(|e| prepared(&e))?;
     let pool = Arc::new(Pool::new(getrandom::u32().map_err(|e| prepared(&e))?));
-    let mut setups = Vec::new();
+    let mut setups: Vec<Setup> = Vec::new();
     let mut descriptors = descriptors.into_iter();
     let mut hosts = Vec::new();
     if let Some(file) = descriptors.next() {
@@ -94,6 +94,8 @@ fn begin(setup: &RelaySetup, descriptors: Vec<OwnedFd>, cage: &Cage) -> Result<(
     while let (Some(queue), Some(channel)) = (descriptors.next(), descriptors.next()) {
         setups.push(worker_setup(setup, &hosts, &jail, &pool, queue, channel).map_err(|e| prepared(&e))?);
     }
+    let siblings = Siblings::of(setups.len()).map_err(|e| prepared(&e))?;
+    setups.iter_mut().zip(siblings).for_each(|(setup, siblings)| setup.siblings = siblings);
 
     let mut setups = setups.into_iter();
     let first = setups.next().ok_or_else(|| Refusal("the relay was given no queue".into()))?;
@@ -146,6 +148,11 @@ fn worker_setup(
         let families = setup.network.names;
         Resolver::Pool(Names::new(Arc::clone(pool), Config { own, families, carries, forwards: false }))
     };
+    let datagrams = stack::Datagrams {
+        sources: vec![OWN_V4.into(), OWN_V6.into()],
+        carried: setup.network.udp == Udp::Carry,
+        ..stack::Datagrams::default()
+    };
     let mut seed = [0; 3];
     for part in &mut seed {
         *part = getrandom::u64()?;
@@ -159,7 +166,9 @@ fn worker_setup(
         resolvers: direct.then(names::gateways),
         upstream_resolvers: setup.host.resolvers.clone(),
         connect_timeout: setup.network.connect_timeout,
-        stack: stack::Config { seed, ..stack::Config::default() },
+        datagrams: Limits::default(),
+        siblings: None,
+        stack: stack::Config { seed, datagrams, ..stack::Config::default() },
     })
 }
 

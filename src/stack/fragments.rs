@@ -12,7 +12,9 @@ use super::packet::{Fragment, ICMP, ICMP6, UDP};
 
 const DATAGRAMS: usize = 16;
 const PIECES: usize = 64;
-const LARGEST: usize = 65_515;
+/// What the length fields of IP can say about a transport header and its payload: IPv4's counts the header too.
+const LARGEST4: usize = 65_515;
+const LARGEST6: usize = 65_535;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, PartialEq, Eq)]
@@ -39,9 +41,10 @@ pub(super) struct Fragments {
 impl Fragments {
     /// Adds a piece; a whole IP packet (with a virtio-net header's worth of nothing before it) if it was the missing one.
     pub fn add(&mut self, now: Instant, piece: &Fragment<'_>) -> Option<Vec<u8>> {
+        let largest = if piece.source.is_ipv4() { LARGEST4 } else { LARGEST6 };
         if !matches!(piece.protocol, UDP | ICMP | ICMP6)
             || piece.data.is_empty()
-            || piece.offset + piece.data.len() > LARGEST
+            || piece.offset + piece.data.len() > largest
             || (!piece.last && !piece.data.len().is_multiple_of(8))
         {
             return None;

@@ -23,7 +23,7 @@ mod fragments;
 mod packet;
 #[cfg(test)]
 mod tests;
-mod udp;
+pub mod udp;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -38,7 +38,7 @@ pub use device::Sink;
 pub use flow::FlowId;
 /// Time, in microseconds from any beginning that the caller likes.
 pub use smoltcp::time::{Duration, Instant};
-pub use udp::Datagrams;
+pub use udp::{Datagram, Datagrams};
 
 use crate::flow::Refusal;
 use arena::Arena;
@@ -47,6 +47,7 @@ use device::Wire;
 use flow::{Flow, Held, Key, Live, Phase, Table};
 use fragments::Fragments;
 use packet::{Packet, Parsed, Tcp};
+use udp::Taken;
 
 /// How many packets one flow sends before the next one's turn.
 const BURST: usize = 64;
@@ -113,25 +114,34 @@ impl Stack {
         }
     }
 
-    /// Takes one read of the TUN: a virtio-net header and a packet.
-    pub fn receive(&mut self, now: Instant, frame: &[u8], sink: &mut dyn Sink) {
+    /// Takes one read of the TUN: a virtio-net header and a packet. A datagram that is the caller's to carry is returned
+    /// ([`Datagrams::carried`]).
+    pub fn receive(&mut self, now: Instant, frame: &[u8], sink: &mut dyn Sink) -> Option<Datagram> {
         let taken = match packet::parse(frame) {
             Some(Parsed::Packet(packet)) => self.packet(now, &packet, sink),
             Some(Parsed::Fragment(piece)) => match self.fragments.add(now, &piece) {
-                Some(whole) => {
-                    let frame = [&[0; crate::tun::VNET_HEADER][..], &whole].concat();
-                    match packet::parse(&frame) {
-                        Some(Parsed::Packet(packet)) => self.packet(now, &packet, sink),
-                        _ => None,
-                    }
-                }
-                None => Some(()),
+                Some(whole) => self.reassembled(now, &whole, sink),
+                None => Taken::Told,
             },
-            None => None,
+            None => Taken::Dropped,
         };
-        if taken.is_none() {
-            self.dropped += 1;
+        match taken {
+            Taken::Carried(datagram) => return Some(datagram),
+            Taken::Dropped => self.dropped += 1,
+            Taken::Told | Taken::Refused(_) => {}
         }
+        None
+    }
+
+    /// A packet that came in pieces.
+    fn reassembled(&mut self, now: Instant, whole: &[u8], sink: &mut dyn Sink) -> Taken {
+        let frame = [&[0; crate::tun::VNET_HEADER][..], whole].concat();
+        let Some(Parsed::Packet(packet)) = packet::parse(&frame) else { return Taken::Dropped };
+        let mut taken = self.packet(now, &packet, sink);
+        if let Taken::Carried(datagram) = &mut taken {
+            datagram.keep(frame);
+        }
+        taken
     }
 
     /// The oldest event that was not taken yet. To be emptied after each batch of packets.
@@ -406,23 +416,21 @@ impl Stack {
         Counts { pending, live: self.table.len() - pending, dropped: self.dropped }
     }
 
-    /// One whole packet; `None` if it was dropped.
-    fn packet(&mut self, now: Instant, packet: &Packet<'_>, sink: &mut dyn Sink) -> Option<()> {
+    /// One whole packet.
+    fn packet(&mut self, now: Instant, packet: &Packet<'_>, sink: &mut dyn Sink) -> Taken {
         if !packet.intact() {
-            return None;
+            return Taken::Dropped;
         }
-        match packet.protocol {
-            packet::TCP => self.segment(now, packet, sink),
-            _ => {
-                let answer = udp::receive(&self.config.datagrams, packet, &mut self.events)?;
-                if let Some(refusal) = answer {
-                    let quoted = emit::quotable(packet);
-                    emit::unreachable(&mut self.reply, packet.source, packet.destination, &quoted, refusal);
-                    sink.send(&self.reply);
-                }
-                Some(())
-            }
+        if packet.protocol == packet::TCP {
+            return self.segment(now, packet, sink).map_or(Taken::Dropped, |()| Taken::Told);
         }
+        let taken = udp::receive(&self.config.datagrams, packet, &mut self.events);
+        if let Taken::Refused(refusal) = taken {
+            let quoted = emit::quotable(packet);
+            emit::unreachable(&mut self.reply, packet.source, packet.destination, &quoted, refusal);
+            sink.send(&self.reply);
+        }
+        taken
     }
 
     /// One TCP segment.

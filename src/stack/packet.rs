@@ -13,7 +13,7 @@ const DATA_VALID: u8 = 2;
 /// `gso_type`s.
 pub(super) const GSO_TCP4: u8 = 1;
 pub(super) const GSO_TCP6: u8 = 4;
-const GSO_UDP: u8 = 5;
+pub(super) const GSO_UDP: u8 = 5;
 
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;

@@ -10,7 +10,7 @@
 //! Each dial has one deadline, from the SYN on. Whatever ends it closes its descriptor at once.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, connect, getsockopt, recv, send, setsockopt, socket,
@@ -21,6 +21,7 @@ use super::dns::Stream;
 use super::poll::Token;
 use super::pump::{Flow, Stage};
 use super::ready::Taken;
+use super::udp::MappingId;
 use super::{Driver, Worker, WorkerError};
 use crate::control::worker::ToWarden;
 use crate::flow::{Refusal, Target};
@@ -102,7 +103,7 @@ impl Worker {
                 let last = self.last_dial();
                 match self.ready.take(self.now) {
                     Some(taken) => self.adopt(id, taken),
-                    None => self.ask(id),
+                    None => self.ask(id.to_bits()),
                 }
                 self.prepare_ready(last);
             }
@@ -115,7 +116,7 @@ impl Worker {
         let Some(flow) = self.flows.get_mut(id.slot()).and_then(|flow| flow.as_deref_mut()) else { return };
         let Stage::Dialling(dial) = &mut flow.stage else { return };
         if watched.is_err() {
-            return self.ask(id);
+            return self.ask(id.to_bits());
         }
         // What the descriptor is ready for is told again under its new name; that it can be written is known.
         flow.fd = Some(taken.fd);
@@ -139,22 +140,26 @@ impl Worker {
         dial.step = Step::Asked;
         (flow.fd, flow.readable, flow.writable, flow.ending) = (None, false, false, false);
         self.ready.give_up();
-        self.ask(id);
+        self.ask(id.to_bits());
         true
     }
 
     /// Asks the warden for a connection, now or when the channel has room.
-    fn ask(&mut self, id: FlowId) {
+    pub(super) fn ask(&mut self, id: u64) {
         // A warden that is gone is found when the channel is read.
-        if !self.asks.is_empty() || !matches!(self.tell(&ToWarden::Dial { id: id.to_bits() }), Ok(true)) {
-            self.asks.push_back(id.to_bits());
+        if !self.asks.is_empty() || !matches!(self.tell(&ToWarden::Dial { id }), Ok(true)) {
+            self.asks.push_back(id);
         }
     }
 
     /// Sends what the channel had no room for.
     pub(super) fn ask_again(&mut self) -> Result<(), WorkerError> {
         while let Some(id) = self.asks.pop_front() {
-            if self.flow(FlowId::from_bits(id)).is_some() && !self.tell(&ToWarden::Dial { id })? {
+            let wanted = match MappingId::from_bits(id) {
+                Some(mapping) => self.is_associating(mapping),
+                None => self.flow(FlowId::from_bits(id)).is_some(),
+            };
+            if wanted && !self.tell(&ToWarden::Dial { id })? {
                 self.asks.push_front(id);
                 break;
             }
@@ -212,51 +217,25 @@ impl Worker {
             if errno != 0 {
                 return Err(if direct { DialError::Direct(errno) } else { DialError::Proxy(errno) });
             }
-            match &self.driver {
-                Driver::Direct => return Ok(Some(Vec::new())),
-                Driver::Socks5 { .. } => {
-                    let handshake = match ahead.take() {
-                        Some(handshake) => handshake,
-                        None => {
-                            let mut handshake = self.driver.greeting()?;
-                            handshake.request(&dial.target)?;
-                            handshake
-                        }
-                    };
-                    dial.step = Step::Greeting(handshake);
-                }
+            if direct {
+                return Ok(Some(Vec::new()));
             }
+            let handshake = match ahead.take() {
+                Some(handshake) => handshake,
+                None => {
+                    let mut handshake = self.driver.greeting()?;
+                    handshake.request(&dial.target)?;
+                    handshake
+                }
+            };
+            dial.step = Step::Greeting(handshake);
         }
         let Step::Greeting(handshake) = &mut dial.step else { return Ok(None) };
-        let raw = fd.as_raw_fd();
-        loop {
-            while flow.writable && !handshake.outgoing().is_empty() {
-                match send(raw, handshake.outgoing(), MsgFlags::MSG_NOSIGNAL) {
-                    Ok(count) => handshake.sent(count),
-                    Err(nix::Error::EINTR) => {}
-                    Err(nix::Error::EAGAIN) => flow.writable = false,
-                    Err(_) => return Err(DialError::Closed),
-                }
-            }
-            if !flow.readable {
-                return Ok(None);
-            }
-            let mut reply = [0; REPLY];
-            match recv(raw, &mut reply, MsgFlags::empty()) {
-                Ok(0) => return Err(DialError::Closed),
-                Ok(count) => {
-                    flow.readable = count == REPLY || flow.ending;
-                    dial.unproven &= !handshake.requested();
-                    if let Progress::Done { consumed } = handshake.receive(&reply[..count])? {
-                        flow.bytes_in += (count - consumed) as u64;
-                        return Ok(Some(reply[consumed..count].to_vec()));
-                    }
-                }
-                Err(nix::Error::EINTR) => {}
-                Err(nix::Error::EAGAIN) => flow.readable = false,
-                Err(_) => return Err(DialError::Closed),
-            }
-        }
+        let (readable, writable, ending) = (&mut flow.readable, &mut flow.writable, flow.ending);
+        let proxy = Proxy { fd: fd.as_raw_fd(), readable, writable, ending, unproven: &mut dial.unproven };
+        let early = proxy.speak(handshake)?;
+        flow.bytes_in += early.as_ref().map_or(0, Vec::len) as u64;
+        Ok(early)
     }
 
     /// The overlay has connected: so has the program.
@@ -322,6 +301,49 @@ pub(super) fn tune(fd: &OwnedFd) {
     let _ = setsockopt(fd, sockopt::TcpKeepInterval, &60);
     let _ = setsockopt(fd, sockopt::TcpKeepCount, &4);
     let _ = setsockopt(fd, sockopt::OobInline, &true);
+}
+
+/// A connection to a proxy, and what it is ready for as far as is known.
+pub(super) struct Proxy<'a> {
+    pub fd: RawFd,
+    pub readable: &'a mut bool,
+    pub writable: &'a mut bool,
+    pub ending: bool,
+    /// The proxy has not answered a request on it.
+    pub unproven: &'a mut bool,
+}
+
+impl Proxy<'_> {
+    /// Speaks as far as that goes now. `Some`: the handshake is done, and these bytes came behind it.
+    pub fn speak(self, handshake: &mut Handshake) -> Result<Option<Vec<u8>>, DialError> {
+        loop {
+            while *self.writable && !handshake.outgoing().is_empty() {
+                match send(self.fd, handshake.outgoing(), MsgFlags::MSG_NOSIGNAL) {
+                    Ok(count) => handshake.sent(count),
+                    Err(nix::Error::EINTR) => {}
+                    Err(nix::Error::EAGAIN) => *self.writable = false,
+                    Err(_) => return Err(DialError::Closed),
+                }
+            }
+            if !*self.readable {
+                return Ok(None);
+            }
+            let mut reply = [0; REPLY];
+            match recv(self.fd, &mut reply, MsgFlags::empty()) {
+                Ok(0) => return Err(DialError::Closed),
+                Ok(count) => {
+                    *self.readable = count == REPLY || self.ending;
+                    *self.unproven &= !handshake.requested();
+                    if let Progress::Done { consumed } = handshake.receive(&reply[..count])? {
+                        return Ok(Some(reply[consumed..count].to_vec()));
+                    }
+                }
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EAGAIN) => *self.readable = false,
+                Err(_) => return Err(DialError::Closed),
+            }
+        }
+    }
 }
 
 /// Starts a connection from the host itself.

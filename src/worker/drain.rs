@@ -3,7 +3,7 @@
 //! A program may write and end at once. Its socket then lives on in the kernel until the other side has everything (an
 //! orphan, tcp(7)), here too: the namespace lives as long as a queue of its TUN is open. So a worker that is told to stop
 //! goes on until each flow has had the program's FIN or reset and all bytes before it were taken by the descriptor, whose
-//! own socket is then the host's orphan. Dials and questions are dropped: nobody waits for them.
+//! own socket is then the host's orphan. Dials and questions are dropped: nobody waits for them. Datagrams that wait for an association at a proxy still go.
 //!
 //! The limits are [`DRAIN_STALL`] without a byte that could be delivered, and [`DRAIN_MOST`] in all; what is left after
 //! them is reset, because an orderly end would be a lie.
@@ -62,7 +62,7 @@ impl Worker {
     /// Ends the worker if everything is delivered or a limit is reached; tells the warden if it takes longer than a look.
     pub(super) fn drain_step(&mut self) -> Result<(), WorkerError> {
         let Some(drain) = &mut self.drain else { return Ok(()) };
-        if self.queue_readable || !self.stack.is_flushed() {
+        if self.queue_readable || self.passed_on || !self.stack.is_flushed() {
             return Ok(());
         }
         if drain.moved != self.moved {
@@ -70,7 +70,7 @@ impl Worker {
             drain.stalls_at = self.now + span(DRAIN_STALL);
         }
         let late = self.now >= drain.until.min(drain.stalls_at);
-        if late || self.flows.iter().flatten().all(|flow| flow.sent_all) {
+        if late || (self.flows.iter().flatten().all(|flow| flow.sent_all) && !self.udp.is_waiting()) {
             self.over = true;
         } else if !drain.told {
             let told = self.tell(&ToWarden::Draining)?;
@@ -83,6 +83,7 @@ impl Worker {
 
     /// Closes the flows that are left, each as honestly as it can be.
     pub(super) fn close_all(&mut self) {
+        self.end_mappings();
         for flow in std::mem::take(&mut self.flows).into_iter().flatten() {
             let Flow { stage, fd, sent_all, .. } = &*flow;
             let delivered = *sent_all && matches!(stage, Stage::Open);

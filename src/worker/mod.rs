@@ -15,15 +15,15 @@
 //! the handshake, and only then the SYN is answered. Every flow and question leaves one record.
 //!
 //! - `setup`: what a worker is made of. `dial`: from a SYN to a connection. `ready`: a connection before its dial. `pump`: bytes. `dns`: questions answered here or forwarded.
-//!   `drain`: the last bytes. `poll`: epoll.
+//!   `drain`: the last bytes. `poll`: epoll. `udp`: datagrams.
 //!
 //! # System calls
 //! After start-up ([`Worker::new`]) only these are made, so that the relay's cage can allow nothing else:
-//! read and write (the TUN; a connected DNS socket; a memory file of the warden's), recvfrom and sendto without an address (flows), recvmsg and sendmsg
-//! (the channel), epoll_ctl and epoll_wait (or epoll_pwait), close, shutdown, getsockopt (SOL_SOCKET, SO_ERROR), setsockopt
+//! read and write (the TUN; a connected DNS socket; a memory file of the warden's), writev and recvmmsg (datagrams), recvfrom and sendto without an address
+//! (flows; the channel), recvmsg (the channel), epoll_ctl and epoll_wait (or epoll_pwait), close, shutdown, getsockopt (SOL_SOCKET, SO_ERROR), setsockopt
 //! ((IPPROTO_TCP, TCP_NODELAY), (SOL_SOCKET, SO_KEEPALIVE), (IPPROTO_TCP, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT), (SOL_SOCKET, SO_OOBINLINE), (SOL_SOCKET, SO_LINGER)), mmap,
 //! poll (the channel, at the end), munmap, madvise, mremap, brk, clock_gettime, getrandom, and one ioctl (TUNSETPERSIST) at the end. For direct also socket
-//! and connect (AF_INET and AF_INET6, stream and datagram).
+//! and connect (AF_INET and AF_INET6, stream and datagram), sendmmsg and sendto with an address, and setsockopt of what a datagram socket needs.
 
 mod dial;
 mod dns;
@@ -34,6 +34,7 @@ mod ready;
 mod setup;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -58,8 +59,10 @@ use crate::stack::{Closed, Duration, Event, FlowId, Instant, Limit, Sink, Stack}
 use crate::tun::{self, VNET_HEADER};
 use pump::Flow;
 use ready::Ready;
+use udp::MappingId;
 
-pub use setup::{Driver, Ended, Login, Setup, WorkerError};
+pub use setup::{Driver, Ended, Limits, Login, Setup, WorkerError};
+pub use udp::Siblings;
 
 /// How many packets are read before the flows have their turn.
 const BATCH: usize = 64;
@@ -133,6 +136,9 @@ pub struct Worker {
     blocked: Cell<bool>,
     /// Dials that it had no room for.
     asks: VecDeque<u64>,
+    udp: udp::Udp,
+    /// Another worker may have passed datagrams on.
+    passed_on: bool,
     /// A connection for the next dial.
     ready: Ready,
     poll: poll::Poll,
@@ -174,6 +180,10 @@ impl Worker {
         }
         poll.add_readable(setup.queue.as_fd(), poll::Token::Queue).map_err(system("epoll_ctl"))?;
         poll.add_readable(setup.channel.as_fd(), poll::Token::Channel).map_err(system("epoll_ctl"))?;
+        if let Some(siblings) = &setup.siblings {
+            poll.add_readable(siblings.inbox().as_fd(), poll::Token::Sibling).map_err(system("epoll_ctl"))?;
+        }
+        let udp = udp::Udp::new(setup.datagrams, tun::takes_super_datagrams(setup.queue.as_fd()), setup.siblings);
         let now = Instant::from_secs(1);
         let mut config = setup.stack;
         config.datagrams.resolvers = setup.resolvers.clone();
@@ -187,6 +197,8 @@ impl Worker {
             channel: setup.channel,
             blocked: Cell::new(false),
             asks: VecDeque::new(),
+            udp,
+            passed_on: false,
             ready: Ready::default(),
             poll,
             table: setup.table,
@@ -216,8 +228,8 @@ impl Worker {
     pub fn run(mut self) -> Result<Ended, WorkerError> {
         self.tell(&ToWarden::Up)?;
         while !self.over {
-            let wait =
-                if self.queue_readable || !self.stack.is_flushed() { Some(self.now) } else { self.next_deadline() };
+            let busy = self.queue_readable || self.passed_on || self.udp.is_ready() || !self.stack.is_flushed();
+            let wait = if busy { Some(self.now) } else { self.next_deadline() };
             self.turn += 1;
             let ready = self
                 .poll
@@ -234,9 +246,15 @@ impl Worker {
                     poll::Token::Flow(id) => self.upstream_ready(id, readiness),
                     poll::Token::Ready(key) => self.ready_step(key, readiness),
                     poll::Token::Question(key) => self.resolver_ready(key, readiness),
+                    poll::Token::Datagrams(id) => self.datagrams_ready(id, readiness),
+                    poll::Token::Association(id) => self.association_ready(id, readiness),
+                    poll::Token::Sibling => self.passed_on = true,
                 }
             }
             self.read_queue()?;
+            self.passed_on = self.passed_on && self.take_over();
+            self.flush_datagrams();
+            self.receive_datagrams();
             self.stack_events();
             self.stack.flush(self.now, &mut &self.queue);
             self.due()?;
@@ -255,7 +273,14 @@ impl Worker {
         let most = if self.packets.on || self.queue_readable { BATCH } else { 1 };
         for count in 0..most {
             match nix::unistd::read(&self.queue.fd, &mut self.packet) {
-                Ok(length) => self.stack.receive(self.now, &self.packet[..length], &mut &self.queue),
+                Ok(length) => {
+                    let carried = self.stack.receive(self.now, &self.packet[..length], &mut &self.queue);
+                    if let Some(datagram) = carried {
+                        let packet = std::mem::take(&mut self.packet);
+                        self.datagram(&datagram, &packet[..length]);
+                        self.packet = packet;
+                    }
+                }
                 Err(nix::Error::EAGAIN) => {
                     self.queue_readable = false;
                     self.packets.emptied(count);
@@ -288,11 +313,15 @@ impl Worker {
                     self.refused(Protocol::Tcp, server.ip(), Some(server.port()), rule);
                 }
                 Event::Query { client, server, data } => self.datagram_question(client, server, &data),
-                Event::DatagramRefused { server, .. } => {
-                    self.refused(Protocol::Udp, server.ip(), Some(server.port()), Rule::UdpUnsupported);
+                Event::DatagramRefused { client, server } => {
+                    if self.is_news(client, server, Rule::UdpUnsupported.name()) {
+                        self.refused(Protocol::Udp, server.ip(), Some(server.port()), Rule::UdpUnsupported);
+                    }
                 }
-                Event::EchoRefused { server, .. } => {
-                    self.refused(Protocol::Icmp, server, None, Rule::PingUnsupported);
+                Event::EchoRefused { client, server } => {
+                    if self.is_news((client, 0).into(), (server, 0).into(), Rule::PingUnsupported.name()) {
+                        self.refused(Protocol::Icmp, server, None, Rule::PingUnsupported);
+                    }
                 }
             }
         }
@@ -319,11 +348,25 @@ impl Worker {
                     FromWarden::DialFailed { id, .. } if Ready::is_ahead(id) => self.ready_dialled(id, None),
                     FromWarden::Dialled { id } => {
                         if let Some(fd) = descriptors.into_iter().next() {
-                            self.dialled(FlowId::from_bits(id), fd);
+                            match MappingId::from_bits(id) {
+                                Some(mapping) => self.control_dialled(mapping, fd),
+                                None => self.dialled(FlowId::from_bits(id), fd),
+                            }
                         }
                     }
-                    FromWarden::DialFailed { id, error } => self.dial_failed(FlowId::from_bits(id), error),
-                    FromWarden::Table(table) => self.table = table,
+                    FromWarden::DialFailed { id, error } => match MappingId::from_bits(id) {
+                        Some(mapping) => self.association_failed(mapping, error),
+                        None => self.dial_failed(FlowId::from_bits(id), error),
+                    },
+                    FromWarden::Relay { id } => {
+                        if let (Some(mapping), Some(fd)) = (MappingId::from_bits(id), descriptors.into_iter().next()) {
+                            self.relay_made(mapping, fd);
+                        }
+                    }
+                    FromWarden::Table(table) => {
+                        self.table = table;
+                        self.judge_again();
+                    }
                     FromWarden::Host(view) => self.follow_host(view, descriptors),
                     FromWarden::Woken => self.ready.woken(),
                     FromWarden::Stop => self.begin_drain(),
@@ -389,6 +432,7 @@ impl Worker {
             self.forwarder.next_deadline(),
             self.give_back_at,
             self.drain_deadline(),
+            self.udp.next_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -404,6 +448,7 @@ impl Worker {
         self.dials_due();
         self.ready_due();
         self.questions_due();
+        self.mappings_due();
         if self.give_back_at.is_some_and(|at| at <= self.now) {
             self.give_back();
         }
@@ -496,6 +541,7 @@ impl Worker {
         record.end = Some(End {
             bytes_out: flow.bytes_out,
             bytes_in: flow.bytes_in,
+            datagrams: None,
             duration_ms: (self.now - flow.since).total_millis(),
             close,
         });

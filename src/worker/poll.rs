@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use super::udp::MappingId;
 use crate::stack::{Duration, FlowId};
 
 /// How many events one wait may bring.
@@ -23,6 +24,12 @@ pub(super) enum Token {
     Ready(u32),
     /// A forwarded question's socket: a number of the forwarder's.
     Question(u32),
+    /// The socket of a mapping's datagrams.
+    Datagrams(MappingId),
+    /// The connection that holds a mapping's association at the proxy.
+    Association(MappingId),
+    /// Where other workers pass datagrams on.
+    Sibling,
 }
 
 const KIND: u32 = 56;
@@ -33,12 +40,12 @@ impl Token {
         match self {
             Self::Queue => 0,
             Self::Channel => 1 << KIND,
-            Self::Flow(id) => {
-                let bits = id.to_bits();
-                2 << KIND | (bits >> 32) << 24 | (bits & 0xff_ffff)
-            }
+            Self::Flow(id) => 2 << KIND | pack(id.to_bits()),
             Self::Question(key) => 3 << KIND | u64::from(key),
-            Self::Ready(key) => 4 << KIND | u64::from(key),
+            Self::Datagrams(id) => 4 << KIND | pack(id.to_bits()),
+            Self::Association(id) => 5 << KIND | pack(id.to_bits()),
+            Self::Sibling => 6 << KIND,
+            Self::Ready(key) => 7 << KIND | u64::from(key),
         }
     }
 
@@ -46,11 +53,22 @@ impl Token {
         match bits >> KIND {
             0 => Self::Queue,
             1 => Self::Channel,
-            2 => Self::Flow(FlowId::from_bits((bits >> 24 & 0xffff_ffff) << 32 | (bits & 0xff_ffff))),
-            3 => Self::Question(bits as u32),
-            _ => Self::Ready(bits as u32),
+            2 => Self::Flow(FlowId::from_bits(unpack(bits))),
+            4 => Self::Datagrams(MappingId::of_bits(unpack(bits))),
+            5 => Self::Association(MappingId::of_bits(unpack(bits))),
+            6 => Self::Sibling,
+            7 => Self::Ready(bits as u32),
+            _ => Self::Question(bits as u32),
         }
     }
+}
+
+fn pack(bits: u64) -> u64 {
+    (bits >> 32) << 24 | (bits & 0xff_ffff)
+}
+
+fn unpack(bits: u64) -> u64 {
+    (bits >> 24 & 0xffff_ffff) << 32 | (bits & 0xff_ffff)
 }
 
 /// What a descriptor is ready for.
@@ -142,6 +160,9 @@ mod tests {
             Token::Flow(id(u64::from(u32::MAX), 0xff_ffff)),
             Token::Flow(id(0x8000_0001, 65_535)),
             Token::Question(u32::MAX),
+            Token::Datagrams(MappingId::of_bits(u64::from(u32::MAX) << 32 | 0xff_ffff)),
+            Token::Association(MappingId::of_bits(1 << 32 | 3)),
+            Token::Sibling,
             Token::Ready(u32::MAX),
         ] {
             assert_eq!(Token::from_bits(token.to_bits()), token);

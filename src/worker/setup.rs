@@ -11,6 +11,9 @@ use crate::policy::Table;
 use crate::registry::{Isolation, Kind as NetworkKind, Network};
 use crate::stack;
 
+pub use super::udp::Limits;
+use super::udp::Siblings;
+
 /// What a worker can not go on after.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -102,6 +105,10 @@ pub struct Setup {
     pub upstream_resolvers: Vec<SocketAddr>,
     /// How long one dial may take.
     pub connect_timeout: std::time::Duration,
+    /// The limits of what datagrams leave behind here. Whether they are carried at all is the stack's `datagrams.carried`.
+    pub datagrams: Limits,
+    /// The other workers of the same jail, if there are any.
+    pub siblings: Option<Siblings>,
     /// The stack's limits and secrets. Its `datagrams.resolvers` is set from `resolvers`.
     pub stack: stack::Config,
 }

@@ -30,6 +30,7 @@ pub const WEB: &str = "203.0.113.80";
 pub const WEB6: &str = "2001:db8:9::80";
 /// The proxy's address.
 pub const PROXY: &str = "203.0.113.5";
+pub const PROXY6: &str = "2001:db8:9::5";
 /// The resolver's address.
 pub const RESOLVER: &str = "198.51.100.53";
 

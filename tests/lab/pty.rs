@@ -68,6 +68,7 @@ impl Pty {
 
     pub fn expect_within(&mut self, text: &str, limit: Duration) -> String {
         let begun = Instant::now();
+        let mut ended = None;
         loop {
             {
                 let seen = self.seen.lock().unwrap();
@@ -78,8 +79,11 @@ impl Pty {
                     self.consumed += end;
                     return part;
                 }
-                if begun.elapsed() > limit || (self.child.try_wait().unwrap().is_some() && begun.elapsed() > limit / 20)
-                {
+                // What it printed last may still be on its way when it has ended.
+                if self.child.try_wait().unwrap().is_some() {
+                    ended.get_or_insert_with(Instant::now);
+                }
+                if begun.elapsed() > limit || ended.is_some_and(|at| at.elapsed() > limit / 12) {
                     panic!("the terminal did not show {text:?}: {}", String::from_utf8_lossy(&seen).escape_debug());
                 }
             }

@@ -109,6 +109,27 @@ pub fn dante(at: At) -> Real {
     })
 }
 
+/// dante in the lab's internet, in both families, with a hosts file of its own.
+pub fn dante_knowing(host: &Host, addr: &str, hosts: &str) -> Real {
+    start("danted", At::Internet(host, addr), |addr, folder, _| {
+        let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name;
+        let (ip, port) = (addr.ip(), addr.port());
+        let text = format!(
+            "logoutput: stderr\ninternal: {ip} port = {port}\nexternal: {ip}\nexternal: {}\nexternal.rotation: same-same\n\
+             clientmethod: none\nsocksmethod: none\nuser.privileged: {user}\nuser.unprivileged: {user}\n\
+             client pass {{ from: 0/0 to: 0/0 }}\nsocks pass {{ from: 0/0 to: 0/0 }}\n",
+            super::host::PROXY6
+        );
+        std::fs::write(folder.join("danted.conf"), text).unwrap();
+        std::fs::write(folder.join("hosts"), hosts).unwrap();
+        let mut c = host.in_internet("unshare");
+        let line = "mount --bind \"$0/hosts\" /etc/hosts && exec danted -f \"$0/danted.conf\" -p \"$0/pid\"";
+        c.args(["--mount", "sh", "-c", line]).arg(folder);
+        c.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        c
+    })
+}
+
 /// nginx serving a folder (`Real::folder` + `www`).
 pub fn nginx(at: At) -> Real {
     web_server(at, false)
@@ -185,7 +206,7 @@ pub fn whoami_tls(at: At) -> Real {
 }
 
 /// An authority, and a certificate of its for an address and `whoami.test`.
-fn certificate(folder: &Path, ip: &str) {
+pub fn certificate(folder: &Path, ip: &str) {
     let openssl = |words: &str| {
         let mut c = command("openssl");
         c.current_dir(folder).args(words.split(' '));

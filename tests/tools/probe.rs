@@ -12,12 +12,14 @@ mod bulk;
 mod dns;
 #[path = "probe/tcp.rs"]
 mod tcp;
+#[path = "probe/udp.rs"]
+mod udp;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
 const USAGE: &str = "probe connect ADDR | hold ADDR MS | echo ADDR TEXT | halfclose ADDR | late ADDR BYTES | send ADDR BYTES | rst ADDR | \
-                     idle ADDR | read ADDR | oob ADDR | stall ADDR | bulk ADDR MIB SEED | upload ADDR MIB SEED | many ADDR N | crowd ADDR N | sequence ADDR N | udp ADDR | \
+                     idle ADDR | read ADDR | oob ADDR | stall ADDR | bulk ADDR MIB SEED | upload ADDR MIB SEED | many ADDR N | crowd ADDR N | sequence ADDR N | udp … (see probe/udp.rs) | \
                      resolve NAME | ask SERVER NAME TYPE [udp|tcp] [edns BYTES] | raw SERVER HEX [udp|tcp]";
 
 fn main() {
@@ -40,7 +42,7 @@ fn main() {
         ["many", addr, n] => tcp::many(&addrs(addr), number(n)),
         ["crowd", addr, n] => tcp::crowd(&addrs(addr), number(n)),
         ["sequence", addr, n] => tcp::sequence(&addrs(addr), number(n)),
-        ["udp", addr] => tcp::udp(&addrs(addr)),
+        ["udp", rest @ ..] => udp::run(rest),
         ["resolve", name] => dns::resolve(name),
         ["ask", server, name, kind, rest @ ..] => dns::ask(server, name, kind, rest),
         ["raw", server, hex, rest @ ..] => dns::raw(server, hex, rest),

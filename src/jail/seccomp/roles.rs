@@ -3,7 +3,8 @@
 //! - **relay**: parses hostile packets and a proxy's replies. An allow-list of what a worker's loop needs, over
 //!   descriptors that it already holds; and, unless it serves *direct*, an [`empty_network`] beneath, so that neither the
 //!   kernel nor a mistake in this table gives it a way out. A connected TCP socket could be re-aimed by TCP fast open after a
-//!   reset: so no send flag and no address passes that could.
+//!   reset, and a connected datagram socket by an address beside a message: so no send flag passes that could, no address, and
+//!   no sendmsg, whose address lies behind a pointer that a filter can not follow.
 //! - **mediator**: touches descriptors of the jail. An allow-list too; it makes no socket of its own.
 //! - **warden**: loads files, dials and listens, so it gets a deny-list: no new program, no other process's
 //!   memory, no kernel-wide facility.
@@ -66,16 +67,6 @@ pub fn relay(direct: bool) -> Policy {
             "Packets and bytes.",
         ),
         Row {
-            calls: calls![SYS_sendmsg],
-            rule: permit(vec![vec![(Field::Low(2), Test::Masked(fast_open, 0))]]),
-            why: "Bytes, and messages to the warden; with MSG_FASTOPEN it would connect a socket that was reset.",
-        },
-        Row {
-            calls: calls![SYS_sendmmsg],
-            rule: permit(vec![vec![(Field::Low(3), Test::Masked(fast_open, 0))]]),
-            why: "As sendmsg.",
-        },
-        Row {
             calls: calls![SYS_sendto],
             rule: permit(vec![send_to]),
             why: "Bytes to the peer; without direct never to another address.",
@@ -106,6 +97,11 @@ pub fn relay(direct: bool) -> Policy {
         allow(runtime_calls(), "The runtime of a thread, up to its end."),
     ];
     if direct {
+        rows.push(Row {
+            calls: calls![SYS_sendmmsg],
+            rule: permit(vec![vec![(Field::Low(3), Test::Masked(fast_open, 0))]]),
+            why: "Datagrams; with MSG_FASTOPEN it would connect a socket that was reset.",
+        });
         let mut sockets = Vec::new();
         for family in [AF_INET, AF_INET6] {
             for kind in [SOCK_STREAM, SOCK_DGRAM] {

@@ -13,7 +13,13 @@ fn full() -> Record {
     record.port = Some(443);
     record.network = Some("app:tor".parse().unwrap());
     record.refusal = Some(Refusal::Refused);
-    record.end = Some(End { bytes_out: 1, bytes_in: 2, duration_ms: 3, close: Close::Dial(DialError::Reply(5)) });
+    record.end = Some(End {
+        bytes_out: 1,
+        bytes_in: 2,
+        datagrams: None,
+        duration_ms: 3,
+        close: Close::Dial(DialError::Reply(5)),
+    });
     record
 }
 

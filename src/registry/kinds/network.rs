@@ -7,7 +7,7 @@ use crate::flow::HostName;
 use crate::registry::diagnostic::escape;
 use crate::registry::fields::{Context, Fields};
 use crate::registry::yaml::{Span, Value};
-use crate::registry::{Id, Isolation, Kind, Login, NameFamilies, Network, Secret, Socks5};
+use crate::registry::{Id, Isolation, Kind, Login, NameFamilies, Network, Secret, Socks5, Udp};
 
 /// The kinds that there are.
 pub(in crate::registry) const KINDS: &[&str] =
@@ -72,11 +72,12 @@ pub(in crate::registry) fn read(cx: &mut Context<'_, '_>, id: &Id, kind: &str, f
     };
     let names = fields.word(cx, "names", &[("v4", NameFamilies::V4), ("both", NameFamilies::Both)]).unwrap_or_default();
     let connect_timeout = fields.duration(cx, "connect_timeout").unwrap_or(DEFAULT_CONNECT_TIMEOUT);
+    let udp = fields.word(cx, "udp", &[("refuse", Udp::Refuse), ("associate", Udp::Carry)]).unwrap_or_default();
     let allow_sockets = fields.paths(cx, "allow_sockets");
     let unbuilt = unbuilt(cx, fields, &mut references);
     let kind = built.unwrap_or_else(|| Kind::Unbuilt(kind.to_owned()));
     Read {
-        network: Network { id: id.clone(), kind, names, connect_timeout, allow_sockets, unbuilt },
+        network: Network { id: id.clone(), kind, names, connect_timeout, udp, allow_sockets, unbuilt },
         dials,
         references,
     }
@@ -91,10 +92,6 @@ fn unbuilt(cx: &mut Context<'_, '_>, fields: &Fields<'_>, references: &mut Vec<R
     }
     if !fields.strings(cx, "dns").is_empty() {
         unbuilt.push("dns".to_owned());
-    }
-    // Refusing datagrams is what happens anyway.
-    if fields.string(cx, "udp").is_some_and(|udp| udp != "refuse") {
-        unbuilt.push("udp".to_owned());
     }
     unbuilt
 }

@@ -61,7 +61,7 @@ fn the_kinds_and_fields_of_the_design_load_and_are_marked_as_unbuilt() {
         let network = &loaded.networks[&id(&format!("app:{name}"))].network;
         assert!(matches!(network.kind, Kind::Unbuilt(_)), "{name}");
     }
-    assert_eq!(loaded.networks[&id("app:chained")].network.unbuilt, ["via", "dns", "udp"]);
+    assert_eq!(loaded.networks[&id("app:chained")].network.unbuilt, ["via", "dns"]);
 }
 
 #[test]

@@ -31,7 +31,7 @@ use crate::control::messages::{
 };
 use crate::jail::payload::{self, StageError, Streams};
 
-pub use plan::Plan;
+pub use plan::{Draft, Plan};
 
 /// Init's ends of its channels.
 #[derive(Debug)]

@@ -33,11 +33,31 @@ pub struct Plan {
     session: Vec<CString>,
 }
 
+/// What of the plan does not depend on the registry, so that front can find it out while the warden reads that.
+#[derive(Debug)]
+pub struct Draft {
+    shares: counters::Shares,
+    account: Option<User>,
+    core_limit_is_fixed: bool,
+}
+
+impl Draft {
+    /// Asks the machine: its limits, and who the caller is, which may take a name service a while.
+    pub fn of_caller() -> Self {
+        Self {
+            shares: counters::Shares::of_caller(),
+            account: User::from_uid(geteuid()).ok().flatten(),
+            core_limit_is_fixed: core_dumps::limit().is_some(),
+        }
+    }
+}
+
 impl Plan {
     /// Works it out, or says what the caller asked for that can not be.
     pub fn new(
         options: &RunOptions,
         prepared: &Prepared,
+        draft: Draft,
         attributes: Attributes,
         environment: Vec<CString>,
     ) -> Result<Self, String> {
@@ -54,7 +74,7 @@ impl Plan {
             .find(|(number, ..)| *number == Resource::RLIMIT_NOFILE as i32)
             .map_or(u64::MAX, |&(_, _, hard)| hard.saturating_sub(RESERVED_DESCRIPTORS).max(hard / 2));
         let command = Command { argv, environment, directory, attributes };
-        let view = view(options, prepared, &command)?;
+        let view = view(options, prepared, draft.account, &command)?;
         Ok(Self {
             command,
             setting: Setting {
@@ -66,8 +86,8 @@ impl Plan {
             queues: options.workers,
             wait: options.wait,
             view,
-            filter: seccomp::Options { core_limit_is_fixed: core_dumps::limit().is_some(), ..options.filter },
-            shares: counters::Shares::of_caller(),
+            filter: seccomp::Options { core_limit_is_fixed: draft.core_limit_is_fixed, ..options.filter },
+            shares: draft.shares,
             secret_variables: prepared.secret_variables.clone(),
             session: options.session.variables().collect(),
         })
@@ -95,10 +115,14 @@ fn name(entry: &CString) -> &[u8] {
 }
 
 /// The file system and identity that the jail sees.
-fn view(options: &RunOptions, prepared: &Prepared, command: &Command) -> Result<mounts::Plan, String> {
+fn view(
+    options: &RunOptions,
+    prepared: &Prepared,
+    account: Option<User>,
+    command: &Command,
+) -> Result<mounts::Plan, String> {
     let resolvers = vec![pool::GATEWAY_V4.into()];
     let identity = identity::Identity::new(&options.hostname, resolvers).map_err(|e| e.to_string())?;
-    let account = User::from_uid(geteuid()).ok().flatten();
     let (name, shell, home) = match account {
         Some(user) => (user.name, user.shell, user.dir),
         None => (format!("user{}", geteuid()), PathBuf::from("/bin/sh"), PathBuf::from("/")),

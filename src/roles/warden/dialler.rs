@@ -16,8 +16,13 @@ use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt};
 
+use crate::overlay::DialError;
+
 /// How long a name's addresses are believed before they are looked up again beside the next dial.
 const FRESH: Duration = Duration::from_secs(30);
+
+/// No relay is at a port below, unless it is the proxy's own: those are for services that are asked for by their number.
+const FIRST_RELAY_PORT: u16 = 1024;
 
 /// What came of a dial.
 #[derive(Debug)]
@@ -135,6 +140,32 @@ impl Dialler {
         }
         if self.addresses.is_empty() && self.asking { Dialled::Wait } else { Dialled::Failed(last) }
     }
+
+    /// A datagram socket to the proxy's relay. It goes to the proxy's own address only, whatever the relay's is said to be:
+    /// neither a hostile proxy nor a worker that was broken into can have datagrams sent to somebody else; nor, on the proxy's
+    /// machine, to a service at a well-known port.
+    ///
+    /// # Errors
+    /// [`DialError::RelayElsewhere`], or the kernel's.
+    pub fn relay(&self, relay: SocketAddr) -> Result<OwnedFd, DialError> {
+        let said = relay.ip().to_canonical();
+        let known = |address: &&SocketAddr| said.is_unspecified() || address.ip().to_canonical() == said;
+        let proxy = self.addresses.iter().find(known).ok_or(DialError::RelayElsewhere)?;
+        let port = relay.port();
+        if port == 0 || (port < FIRST_RELAY_PORT && port != self.port) {
+            return Err(DialError::RelayElsewhere);
+        }
+        let mut address = *proxy;
+        address.set_port(port);
+        datagrams(address).map_err(|errno| DialError::Proxy(errno as i32))
+    }
+}
+
+fn datagrams(address: SocketAddr) -> Result<OwnedFd, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    connect(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(fd)
 }
 
 /// Whether this host's default congestion control is one that paces what it sends (bbr), unlike the kernel's own.
@@ -195,5 +226,31 @@ mod tests {
         let mut literal = Dialler::new("192.0.2.7", 9).unwrap();
         literal.look_again();
         assert!(!literal.asking, "an address is no name");
+    }
+
+    #[test]
+    fn a_relay_is_the_proxy_itself_at_no_service_s_port() {
+        let dialler = Dialler::new("127.0.0.1", 1080).unwrap();
+        let to = |text: &str| {
+            let fd = dialler.relay(text.parse().unwrap())?;
+            let name = nix::sys::socket::getpeername::<nix::sys::socket::SockaddrIn>(fd.as_raw_fd()).unwrap();
+            Ok(name.to_string())
+        };
+        for good in ["127.0.0.1:40000", "0.0.0.0:40000", "[::]:40000", "[::ffff:127.0.0.1]:40000"] {
+            assert_eq!(to(good), Ok("127.0.0.1:40000".to_owned()), "{good}");
+        }
+        assert_eq!(to("127.0.0.1:1080"), Ok("127.0.0.1:1080".to_owned()));
+        let elsewhere = [
+            "127.0.0.2:40000",
+            "169.254.169.254:40000",
+            "[::1]:40000",
+            "203.0.113.7:40000",
+            "127.0.0.1:53",
+            "0.0.0.0:53",
+            "127.0.0.1:0",
+        ];
+        for bad in elsewhere {
+            assert_eq!(to(bad), Err(DialError::RelayElsewhere), "{bad}");
+        }
     }
 }

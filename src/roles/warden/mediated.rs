@@ -66,7 +66,7 @@ impl Warden {
         let _ = self.front.send(&WardenToFront::Say(text.into()));
     }
 
-    fn say_verbosely(&self, text: &str) {
+    pub(super) fn say_verbosely(&self, text: &str) {
         if self.chosen.verbose {
             let _ = self.front.send(&WardenToFront::Say(text.into()));
         }

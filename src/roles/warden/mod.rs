@@ -18,6 +18,7 @@ mod mediated;
 mod prepare;
 mod sockets;
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -123,6 +124,8 @@ struct Warden {
     draining: bool,
     /// Nobody wants to wait for them.
     hurry: bool,
+    /// It was said that the proxy carries no datagrams.
+    said_no_datagrams: bool,
     /// The mediator may still have something to tell when the jail has ended.
     letters: bool,
 }
@@ -211,6 +214,7 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         tree_is_dead: false,
         draining: false,
         hurry: false,
+        said_no_datagrams: false,
         letters: false,
     })
 }
@@ -410,6 +414,8 @@ impl Warden {
                     dialler.failed();
                 }
             }
+            Ok((ToWarden::Relay { id, relay }, _)) => self.relay_for(index, id, relay),
+            Ok((ToWarden::NoDatagrams { error }, _)) => self.no_datagrams(error),
             Ok((ToWarden::Up, _)) => self.worker_up(),
             Ok((ToWarden::Draining, _)) => self.draining = true,
             Ok((ToWarden::Stopped, _)) => self.workers[index] = None,
@@ -433,6 +439,25 @@ impl Warden {
         };
         // A worker that does not take its answers lets its dials time out.
         let _ = sent;
+    }
+
+    /// A worker wants to send datagrams to the proxy.
+    fn relay_for(&self, index: usize, id: u64, relay: SocketAddr) {
+        let (Some(dialler), Some(Some(worker))) = (&self.dialler, self.workers.get(index)) else { return };
+        let _ = match dialler.relay(relay) {
+            Ok(socket) => worker.send_with(&FromWarden::Relay { id }, &[socket.as_fd()]),
+            Err(error) => worker.send(&FromWarden::DialFailed { id, error }),
+        };
+    }
+
+    /// The proxy carries no datagrams: said once.
+    fn no_datagrams(&mut self, error: DialError) {
+        if !std::mem::replace(&mut self.said_no_datagrams, true) {
+            let network = &self.chosen.network.id;
+            self.say_verbosely(&format!(
+                "{network} carries no datagrams, so UDP is refused in this jail, and QUIC falls back to TCP: {error}"
+            ));
+        }
     }
 
     fn dial_waiting(&mut self) {

@@ -1,7 +1,7 @@
 //! What a TCP connection did: errno of the dial, bytes, and the way it ended.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
@@ -245,25 +245,7 @@ pub fn sequence(addrs: &[SocketAddr], n: u64) {
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
 
-/// One datagram; the answer, or the errno of an ICMP error.
-pub fn udp(addrs: &[SocketAddr]) {
-    let any = if addrs[0].is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = UdpSocket::bind(any).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
-    let begun = Instant::now();
-    let mut buffer = [0; 2048];
-    let outcome = socket
-        .connect(addrs[0])
-        .and_then(|()| socket.send(b"ping"))
-        .and_then(|_| socket.recv(&mut buffer))
-        .map(|n| String::from_utf8_lossy(&buffer[..n]).into_owned());
-    match outcome {
-        Ok(text) => println!("got {text}"),
-        Err(e) => println!("failed {} ms {}", errno_name(&e), begun.elapsed().as_millis()),
-    }
-}
-
-fn raise_descriptor_limit() {
+pub fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
