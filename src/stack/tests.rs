@@ -658,7 +658,11 @@ fn a_small_requests_acknowledgement_rides_on_the_answer_and_waits_a_millisecond_
         let Lab { interface, kernel, sockets, now, .. } = lab;
         interface.poll(*now, kernel, sockets);
         let frames = std::mem::take(&mut lab.kernel.to_stack);
-        sent(lab, |stack, now, sink| frames.iter().for_each(|frame| stack.receive(now, frame, sink)));
+        sent(lab, |stack, now, sink| {
+            for frame in &frames {
+                stack.receive(now, frame, sink);
+            }
+        });
         assert_eq!(lab.drain(flow).0.len(), bytes);
         flush(lab)
     };
