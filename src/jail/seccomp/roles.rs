@@ -119,20 +119,8 @@ pub fn relay(direct: bool) -> Policy {
 pub fn mediator(worker: bool) -> Policy {
     let mut rows = vec![
         allow(calls![SYS_read, SYS_write, SYS_recvmsg, SYS_recvfrom], "Messages, and /proc/TID/status."),
-        Row {
-            calls: calls![SYS_sendmsg],
-            rule: permit(vec![vec![(Field::Low(2), Test::Masked(libc::MSG_FASTOPEN as u32, 0))]]),
-            why: "Messages.",
-        },
-        Row {
-            calls: calls![SYS_sendto],
-            rule: permit(vec![vec![
-                (Field::Low(3), Test::Masked(libc::MSG_FASTOPEN as u32, 0)),
-                (Field::Low(4), Test::Is(0)),
-                (Field::High(4), Test::Is(0)),
-            ]]),
-            why: "Messages.",
-        },
+        messages(),
+        messages_with_descriptors(),
         allow(
             calls![
                 SYS_openat,
@@ -314,15 +302,34 @@ pub fn warden() -> Policy {
     Policy { rows, otherwise: Verdict::Allow, foreign: Verdict::Kill }
 }
 
+/// A channel's messages, to its other end only.
+fn messages() -> Row {
+    Row {
+        calls: calls![SYS_sendto],
+        rule: permit(vec![vec![
+            (Field::Low(3), Test::Masked(libc::MSG_FASTOPEN as u32, 0)),
+            (Field::Low(4), Test::Is(0)),
+            (Field::High(4), Test::Is(0)),
+        ]]),
+        why: "Messages.",
+    }
+}
+
+/// The same, with descriptors beside them.
+fn messages_with_descriptors() -> Row {
+    Row {
+        calls: calls![SYS_sendmsg],
+        rule: permit(vec![vec![(Field::Low(2), Test::Masked(libc::MSG_FASTOPEN as u32, 0))]]),
+        why: "Messages with descriptors.",
+    }
+}
+
 /// The usher's cage: read one request, look at what came with it, pass it on.
 pub fn usher() -> Policy {
     let rows = vec![
         allow(calls![SYS_read, SYS_write, SYS_recvmsg, SYS_close], "One message, and what came with it."),
-        Row {
-            calls: calls![SYS_sendmsg],
-            rule: permit(vec![vec![(Field::Low(2), Test::Masked(libc::MSG_FASTOPEN as u32, 0))]]),
-            why: "Passing it on.",
-        },
+        messages(),
+        messages_with_descriptors(),
         allow(
             calls![
                 SYS_fstat,
