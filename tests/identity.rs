@@ -100,7 +100,11 @@ plant /var/log/syslog planted-log-9c1f
 chmod -R a+rX /etc/ssh/*.pub /etc/netplan /etc/NetworkManager /etc/cloud /run /var/log /var/lib/cloud /var/lib/dhcp /var/lib/NetworkManager
 mkdir -p $layers/disk $layers/served; mkdir -p /var/lib/planted-mounts/share /var/lib/planted-mounts/disk
 mount -t tmpfs planted-disk-9c1f /var/lib/planted-mounts/disk
-if [ -n "$2" ]; then bindfs -o fsname=planted-nfs-9c1f:/export $layers/served /var/lib/planted-mounts/share; fi
+if [ -n "$2" ]; then
+    # It ends with what this shell becomes.
+    setpriv --pdeathsig KILL bindfs -f -o fsname=planted-nfs-9c1f:/export $layers/served /var/lib/planted-mounts/share &
+    until mountpoint -q /var/lib/planted-mounts/share; do kill -0 $!; sleep 0.02; done
+fi
 export SSH_CONNECTION='198.18.77.91 4711 198.18.77.33 22' SSH_CLIENT='198.18.77.91 4711 22' HOSTNAME=planted-host-9c1f
 export DISPLAY=planted-host-9c1f:10.0 SESSION_MANAGER=local/planted-host-9c1f:@/tmp/.ICE-unix/1
 export KUBERNETES_SERVICE_HOST=198.18.77.33
