@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use lab::{Finished, Jail};
 
 const NAME: &str = "planted-host-9c1f";
@@ -101,8 +103,8 @@ chmod -R a+rX /etc/ssh/*.pub /etc/netplan /etc/NetworkManager /etc/cloud /run /v
 mkdir -p $layers/disk $layers/served; mkdir -p /var/lib/planted-mounts/share /var/lib/planted-mounts/disk
 mount -t tmpfs planted-disk-9c1f /var/lib/planted-mounts/disk
 if [ -n "$2" ]; then
-    # It ends with what this shell becomes.
-    setpriv --pdeathsig KILL bindfs -f -o fsname=planted-nfs-9c1f:/export $layers/served /var/lib/planted-mounts/share &
+    bindfs -f -o fsname=planted-nfs-9c1f:/export $layers/served /var/lib/planted-mounts/share &
+    echo $! >$1.server
     until mountpoint -q /var/lib/planted-mounts/share; do kill -0 $!; sleep 0.02; done
 fi
 export SSH_CONNECTION='198.18.77.91 4711 198.18.77.33 22' SSH_CLIENT='198.18.77.91 4711 22' HOSTNAME=planted-host-9c1f
@@ -118,7 +120,11 @@ fn search(jail: &Jail, host: &Path, before: &[&str], words: &[String]) -> Finish
     all.extend(before);
     all.extend(words.iter().map(String::as_str));
     let command = jail.command(Path::new("unshare"), &all);
-    lab::Running::start(command).finish_within(Duration::from_secs(240))
+    let done = lab::Running::start(command).finish_within(Duration::from_secs(240));
+    if let Ok(pid) = std::fs::read_to_string(layers.path().with_extension("server")) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.trim().parse().unwrap()), Signal::SIGTERM);
+    }
+    done
 }
 
 #[test]

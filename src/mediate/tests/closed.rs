@@ -195,12 +195,15 @@ fn a_thread_that_swaps_the_descriptor_gains_nothing() {
         Ok(())
     });
     assert!(victim.accept().is_err());
-    unmediated(|| {
-        attack(Duration::from_millis(300));
-        Ok(())
-    })
-    .good();
-    assert!(victim.accept().is_ok());
+    let gains = || {
+        unmediated(|| {
+            attack(Duration::from_millis(300));
+            Ok(())
+        })
+        .good();
+        victim.accept().is_ok()
+    };
+    assert!((0..20).any(|_| gains()), "the attack works where nobody mediates");
 }
 
 #[test]
