@@ -43,6 +43,7 @@ fn status(pid: i32, field: &str) -> String {
 /// the jail's capabilities and nothing outside, reads only its own supervisors.
 #[test]
 fn every_role_is_held_to_its_row() {
+    let _alone = alone();
     let (mut running, roles) = standing();
     for (pid, name) in &roles {
         assert_eq!(status(*pid, "NoNewPrivs"), "1", "{name}");
@@ -124,6 +125,7 @@ fn attempts(pid: i32) -> Vec<(&'static str, Result<(), Errno>)> {
 /// As a process of the same user outside would. Root can look into every process, and that is no promise of netjail's.
 #[test]
 fn the_same_user_outside_reaches_into_no_role() {
+    let _alone = alone();
     if lab::is_root() {
         return lab::note_skip(
             "the_same_user_outside_reaches_into_no_role",
@@ -253,6 +255,12 @@ os.read(0, 1)
 os._exit(0)
 "#;
 
+/// One test at a time: two floods have two halves of what the user may have.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// Starts the flood and waits until it has all that it can get; how much that is.
 fn flood(jail: &Jail, kind: &str, prepare: impl FnOnce(&mut Command)) -> Option<(Running, u64)> {
     let python = lab::program("python3")?;
@@ -316,37 +324,44 @@ fn survived(kind: &str, least: u64, prepare: impl FnOnce(&mut Command)) {
 
 #[test]
 fn a_flood_of_descriptors_in_flight_stays_in_its_jail() {
+    let _alone = alone();
     survived("in-flight", 10, |_| ());
 }
 
 #[test]
 fn a_flood_of_inotify_instances_stays_in_its_jail() {
+    let _alone = alone();
     survived("instances", 10, |_| ());
 }
 
 #[test]
 fn a_flood_of_inotify_watches_stays_in_its_jail() {
+    let _alone = alone();
     survived("watches", 1000, |_| ());
 }
 
 #[test]
 fn a_flood_of_pending_connects_stays_in_its_jail() {
+    let _alone = alone();
     survived("pending", 1000, |_| ());
 }
 
 #[test]
 fn a_flood_of_terminals_stays_in_its_jail() {
+    let _alone = alone();
     survived("terminals", 100, |_| ());
 }
 
 #[test]
 fn a_flood_of_full_pipes_stays_in_its_jail() {
+    let _alone = alone();
     survived("pipes", 100, |_| ());
 }
 
 /// The jail gets half of what its user may have; root is never refused a process by this limit, in a jail or outside.
 #[test]
 fn a_flood_of_processes_stays_in_its_jail() {
+    let _alone = alone();
     if lab::is_root() {
         return lab::note_skip("a_flood_of_processes_stays_in_its_jail", "it is about users, and part of their run");
     }
@@ -382,6 +397,7 @@ fn a_flood_of_processes_stays_in_its_jail() {
 /// What the kernel counts for each user over all namespaces: a jail may have half of it.
 #[test]
 fn a_jail_has_half_of_each_of_its_users_namespaces_and_watches() {
+    let _alone = alone();
     let line = "cd /proc/sys/user && grep -H . *";
     let outside = lab::child::run(Jail::new().command("sh".as_ref(), &["-c", line])).good();
     let inside = Jail::new().shell("nil", line).good();
