@@ -15,6 +15,10 @@ use super::view::View;
 
 const FOLDERS: [(&str, &str, &str); 2] = [("/tmp", "tmp", "tmp-work"), ("/var/tmp", "vartmp", "vartmp-work")];
 
+/// Folders of sockets that programs make where they are not there. The host's would be in their way: another's folder, with
+/// dead names that only their owner may remove.
+const SOCKET_FOLDERS: [&str; 2] = [".X11-unix", ".ICE-unix"];
+
 /// Builds both.
 pub fn build(view: &mut View<'_>) -> Result<(), MountError> {
     for (path, upper, work) in FOLDERS {
@@ -38,6 +42,12 @@ fn folder(view: &mut View<'_>, path: &str, upper: &str, work: &str) -> Result<()
                 && real.parent() == Some(Path::new(path))
                 && let Some(name) = real.file_name()
             {
+                view.whiteout(Stage::Tmp, Path::new(upper).join(name))?;
+            }
+        }
+        for name in SOCKET_FOLDERS {
+            let folder = Path::new(path).join(name);
+            if folder.exists() && !view.plan.sockets.iter().any(|socket| socket.starts_with(&folder)) {
                 view.whiteout(Stage::Tmp, Path::new(upper).join(name))?;
             }
         }
