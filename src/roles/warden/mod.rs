@@ -190,10 +190,11 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
         Kind::Socks5(_) | Kind::Unbuilt(_) => None,
     };
     let no_cage = own("the warden can not close its own cage");
+    // Before the jail is built: a refusal then is said as what it is.
+    let clients = Clients::bind(options, &chosen).map_err(Refusal)?;
     let prepared = WardenToFront::Prepared(chosen.prepared());
     ends.front.send(&prepared).map_err(|e| own("front is gone")(&e))?;
-    // From here on while front builds the namespaces; a name that is taken still ends the jail before there is a command.
-    let clients = Clients::bind(options, &chosen).map_err(Refusal)?;
+    // From here on while front builds the namespaces.
     cages::drop_capabilities().map_err(|e| no_cage(&e))?;
     prctl::set_dumpable(false).map_err(|e| no_cage(&e))?;
     install(&cages::warden(), Scope::Process, false).map_err(|e| no_cage(&e))?;
