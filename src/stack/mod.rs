@@ -11,15 +11,18 @@
 //! sends what is due. Each direction closes by itself; a reset passes at once, and discards.
 //!
 //! - `api`: configuration and events. `packet`, `emit`, `fragments`: IP in and out. `device`: the seam to smoltcp, and segmentation offload.
+//! - `commands`: what the caller says of a flow. `incoming`: what a packet does to one.
 //! - `flow`: phases and the table. `arena`: the rings' memory. `deadlines`: timers. `udp`: what is not TCP.
 
 mod api;
 mod arena;
+mod commands;
 mod deadlines;
 mod device;
 mod emit;
 mod flow;
 mod fragments;
+mod incoming;
 mod packet;
 #[cfg(test)]
 mod tests;
@@ -28,8 +31,8 @@ pub mod udp;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
-use smoltcp::iface::{Config as InterfaceConfig, Interface, PollResult, SocketSet};
-use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
+use smoltcp::iface::{Config as InterfaceConfig, Interface, PollResult};
+use smoltcp::socket::tcp::State;
 use smoltcp::wire::HardwareAddress;
 
 pub use api::{Closed, Config, Counts, Drained, Event, Limit};
@@ -44,9 +47,9 @@ use crate::flow::Refusal;
 use arena::Arena;
 use deadlines::Deadlines;
 use device::Wire;
-use flow::{Flow, Held, Key, Live, Phase, Table};
+use flow::{Flow, Held, Live, Phase, Table};
 use fragments::Fragments;
-use packet::{Packet, Parsed, Tcp};
+use packet::Parsed;
 use udp::Taken;
 
 /// How many packets one flow sends before the next one's turn.
@@ -156,163 +159,6 @@ impl Stack {
         Some(event)
     }
 
-    /// Answers a held SYN: the overlay has connected. `early` are bytes that the server sent already.
-    pub fn accept(&mut self, now: Instant, id: FlowId, early: &[u8], sink: &mut dyn Sink) -> Result<(), NoMemory> {
-        let Some(Flow { phase: Phase::Pending(held), server, .. }) = self.table.get(id) else { return Ok(()) };
-        let (syn, segment, whole) = held.for_socket();
-        let server = *server;
-        let rx = self.arena.take()?;
-        let tx = match self.arena.take() {
-            Ok(ring) => ring,
-            Err(error) => {
-                self.arena.give_back(rx, false);
-                return Err(error);
-            }
-        };
-        // SAFETY: both rings were just taken, so these are their only slices. They live in the socket, which is dropped in
-        // `release` before the rings are given back, and with `table` before `arena` when the stack is dropped.
-        let (receive, transmit) = unsafe { (self.arena.bytes(rx), self.arena.bytes(tx)) };
-        let fill = (transmit.len() / whole * whole).max(transmit.len() / 2);
-        let mut socket = Socket::new(SocketBuffer::new(receive), SocketBuffer::new(transmit));
-        socket.set_nagle_enabled(false);
-        socket.set_ack_delay(None);
-        socket.set_keep_alive(Some(self.config.keep_alive));
-        socket.set_timeout(Some(self.config.keep_alive * 2 + Duration::from_secs(60)));
-        let listening = socket.listen(smoltcp::wire::IpListenEndpoint::from(server));
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(socket);
-        let live = Live {
-            sockets,
-            handle,
-            rx,
-            tx,
-            segment,
-            fill,
-            touched: !early.is_empty(),
-            hole: false,
-            drained: false,
-            finishing: false,
-            orderly: false,
-            early: early.to_vec(),
-            progress: now,
-            unanswered: 0,
-            held_until: None,
-        };
-        let held = self.table.promote(id, live);
-        if let Some(live) = self.table.live(id) {
-            let mut wire = Wire { incoming: Some(&syn), scratch: &mut self.scratch, sink, segment };
-            self.interface.poll_ingress_single(now, &mut wire, &mut live.sockets);
-            if listening.is_err() || live.state() != State::SynReceived {
-                // A port or an address that no socket can have; such a SYN was never sent by a kernel.
-                if let Some(held) = held {
-                    self.refuse_held(id, &held, Refusal::Refused, sink);
-                }
-                self.end(now, id, Closed::ClientGone);
-                return Ok(());
-            }
-        }
-        self.send(now, id, sink);
-        Ok(())
-    }
-
-    /// Answers a held SYN with a refusal; the flow is gone.
-    pub fn refuse(&mut self, id: FlowId, refusal: Refusal, sink: &mut dyn Sink) {
-        if !matches!(self.table.get(id), Some(Flow { phase: Phase::Pending(_), .. })) {
-            return;
-        }
-        if let Some(flow) = self.table.remove(id)
-            && let Phase::Pending(held) = &flow.phase
-        {
-            write_refusal(&mut self.reply, flow.client.ip(), flow.server.ip(), held, refusal);
-            sink.send(&self.reply);
-        }
-    }
-
-    /// Shows the bytes that the client sent to `take`, which says how many of them are done with. The slice ends where the
-    /// ring wraps: call again while something was taken.
-    pub fn drain(&mut self, now: Instant, id: FlowId, take: impl FnOnce(&[u8]) -> usize) -> Drained {
-        let Some(live) = self.table.live(id) else { return Drained::Gone };
-        let outcome = live.socket().recv(|bytes| {
-            if bytes.is_empty() {
-                return (0, Drained::Empty);
-            }
-            let offered = bytes.len();
-            let taken = take(bytes).min(offered);
-            (taken, Drained::Some { offered, taken })
-        });
-        match outcome {
-            Ok(Drained::Some { offered, taken }) => {
-                if taken > 0 {
-                    live.progress = now;
-                    self.queue_egress(id);
-                }
-                Drained::Some { offered, taken }
-            }
-            Ok(other) => other,
-            Err(RecvError::Finished) => {
-                if !live.drained {
-                    live.drained = true;
-                    live.progress = now;
-                    self.queue_egress(id);
-                }
-                Drained::Finished
-            }
-            Err(RecvError::InvalidState) => Drained::Empty,
-        }
-    }
-
-    /// Whether [`Stack::fill`] is worth a call: the transmit ring is empty, or a quarter of it is free. Smaller pieces would
-    /// cost a system call and a packet each.
-    pub fn wants_fill(&mut self, id: FlowId) -> bool {
-        let Some(live) = self.table.live(id) else { return false };
-        if live.finishing || !live.early.is_empty() {
-            return false;
-        }
-        let socket = live.socket_ref();
-        let (queued, fill) = (socket.send_queue(), live.fill);
-        socket.may_send() && (queued == 0 || fill.saturating_sub(queued) >= fill / 4)
-    }
-
-    /// Offers `write` the free part of the transmit ring, up to where it wraps; it says how many bytes it put there.
-    pub fn fill(&mut self, now: Instant, id: FlowId, write: impl FnOnce(&mut [u8]) -> usize) -> usize {
-        let Some(live) = self.table.live(id) else { return 0 };
-        let free = live.fill.saturating_sub(live.socket_ref().send_queue());
-        let written = live.socket().send(|room| {
-            let most = room.len().min(free);
-            let room = &mut room[..most];
-            let written = if room.is_empty() { 0 } else { write(room).min(room.len()) };
-            (written, written)
-        });
-        let written = written.unwrap_or(0);
-        if written > 0 {
-            live.progress = now;
-            live.touched = true;
-            self.queue_egress(id);
-        }
-        written
-    }
-
-    /// Says that no more bytes will come for the client: a FIN follows the last one.
-    pub fn finish(&mut self, now: Instant, id: FlowId) {
-        if let Some(live) = self.table.live(id) {
-            live.finishing = true;
-            live.progress = now;
-            self.queue_egress(id);
-        }
-    }
-
-    /// Ends a flow at once: the client sees a reset. A pending one is refused.
-    pub fn abort(&mut self, now: Instant, id: FlowId, sink: &mut dyn Sink) {
-        if let Some(live) = self.table.live(id) {
-            live.socket().abort();
-            let mut wire = Wire { incoming: None, scratch: &mut self.scratch, sink, segment: live.segment };
-            self.interface.poll_egress(now, &mut wire, &mut live.sockets);
-            self.release(now, id);
-        } else {
-            self.refuse(id, Refusal::Refused, sink);
-        }
-    }
-
     /// Ends every flow with a reset, or a refusal.
     pub fn shutdown(&mut self, now: Instant, sink: &mut dyn Sink) {
         for id in self.table.ids() {
@@ -414,115 +260,6 @@ impl Stack {
     pub fn counts(&self) -> Counts {
         let pending = self.table.pending();
         Counts { pending, live: self.table.len() - pending, dropped: self.dropped }
-    }
-
-    /// One whole packet.
-    fn packet(&mut self, now: Instant, packet: &Packet<'_>, sink: &mut dyn Sink) -> Taken {
-        if !packet.intact() {
-            return Taken::Dropped;
-        }
-        if packet.protocol == packet::TCP {
-            return self.segment(now, packet, sink).map_or(Taken::Dropped, |()| Taken::Told);
-        }
-        let taken = udp::receive(&self.config.datagrams, packet, &mut self.events);
-        if let Taken::Refused(refusal) = taken {
-            let quoted = emit::quotable(packet);
-            emit::unreachable(&mut self.reply, packet.source, packet.destination, &quoted, refusal);
-            sink.send(&self.reply);
-        }
-        taken
-    }
-
-    /// One TCP segment.
-    fn segment(&mut self, now: Instant, packet: &Packet<'_>, sink: &mut dyn Sink) -> Option<()> {
-        let tcp = packet::tcp(packet.payload())?;
-        let key = Key::new(packet.source, packet.destination, &tcp);
-        let opens = tcp.syn && !tcp.ack && !tcp.rst;
-        let Some(id) = self.table.find(&key) else {
-            if opens {
-                self.open(now, key, packet, &tcp, sink);
-            } else if !tcp.rst {
-                emit::reset(&mut self.reply, packet.source, packet.destination, &tcp);
-                sink.send(&self.reply);
-            }
-            return Some(());
-        };
-        let flow = self.table.get_mut(id)?;
-        match &mut flow.phase {
-            Phase::Pending(_) if tcp.rst => {
-                self.table.remove(id);
-                self.events.push_back(Event::DialAbandoned { flow: id });
-            }
-            Phase::Pending(held) if opens => held.again(now, packet, &tcp),
-            Phase::Pending(_) => {}
-            Phase::Live(_) => self.feed(now, id, packet, &tcp, sink),
-        }
-        Some(())
-    }
-
-    /// A SYN of a new flow.
-    fn open(&mut self, now: Instant, key: Key, packet: &Packet<'_>, tcp: &Tcp, sink: &mut dyn Sink) {
-        let client = SocketAddr::new(packet.source, tcp.source_port);
-        let server = SocketAddr::new(packet.destination, tcp.destination_port);
-        let held = Held::new(now, packet, tcp);
-        let limit = if self.table.len() >= self.config.flows {
-            Some(Limit::Flows)
-        } else if self.table.pending() >= self.config.pending {
-            Some(Limit::Pending)
-        } else {
-            None
-        };
-        if let Some(limit) = limit {
-            write_refusal(&mut self.reply, client.ip(), server.ip(), &held, Limit::REFUSAL);
-            sink.send(&self.reply);
-            self.events.push_back(Event::Limited { client, server, limit });
-            return;
-        }
-        if client.port() == 0 || server.port() == 0 {
-            write_refusal(&mut self.reply, client.ip(), server.ip(), &held, Refusal::Refused);
-            sink.send(&self.reply);
-            return;
-        }
-        let ends = held.patience_ends().min(now + LOOK_AGAIN);
-        let phase = Phase::Pending(held);
-        let flow = Flow { key, client, server, phase, registered: None, ready_queued: false, egress_queued: false };
-        let id = self.table.insert(flow);
-        if let Some(flow) = self.table.get_mut(id) {
-            self.deadlines.set(id, ends, &mut flow.registered);
-        }
-        self.events.push_back(Event::Open { flow: id, client, server });
-    }
-
-    /// A segment of a live flow.
-    fn feed(&mut self, now: Instant, id: FlowId, packet: &Packet<'_>, tcp: &Tcp, sink: &mut dyn Sink) {
-        let Some(live) = self.table.live(id) else { return };
-        let rebuilt;
-        // smoltcp knows IPv4 options, and is spared IPv6 extension headers.
-        let bytes = if packet.source.is_ipv6() && packet.transport != packet::IPV6_HEADER {
-            rebuilt = emit::plain(packet.source, packet.destination, packet::TCP, packet.payload());
-            &rebuilt
-        } else {
-            packet.bytes
-        };
-        let (before, queued) = (live.state(), live.socket_ref().recv_queue());
-        let mut wire = Wire { incoming: Some(bytes), scratch: &mut self.scratch, sink, segment: live.segment };
-        self.interface.poll_ingress_single(now, &mut wire, &mut live.sockets);
-        let after = live.state();
-        if tcp.data > 0 {
-            live.touched = true;
-            live.progress = now;
-            live.unanswered += tcp.data;
-            live.hole |= live.socket_ref().recv_queue() < queued + tcp.data;
-        }
-        match (before, after) {
-            (_, State::Listen) => return self.end(now, id, Closed::ClientReset),
-            (_, State::Closed) if tcp.rst => return self.end(now, id, Closed::ClientReset),
-            (State::LastAck, State::Closed) => live.orderly = true,
-            _ if before != after => live.progress = now,
-            _ => {}
-        }
-        self.queue_ready(id);
-        self.queue_egress(id);
     }
 
     /// Sends what a live flow has to send, sees whether it has ended, and sets its next deadline.

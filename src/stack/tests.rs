@@ -3,8 +3,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
+use smoltcp::iface::SocketSet;
 use smoltcp::phy::{Device, DeviceCapabilities, Medium};
-use smoltcp::socket::tcp;
+use smoltcp::socket::tcp::{self, Socket, SocketBuffer};
 use smoltcp::wire::{IpCidr, IpEndpoint};
 
 use super::packet::{GSO_TCP4, GSO_TCP6, ICMP, ICMP6, NEEDS_CHECKSUM, TCP, UDP, add, fold, pseudo};

@@ -25,11 +25,10 @@ use super::udp::MappingId;
 use super::{Driver, Worker, WorkerError};
 use crate::control::worker::ToWarden;
 use crate::flow::{Refusal, Target};
-use crate::log::{Close, Kind, Protocol, Record};
-use crate::names::Lookup;
+use crate::log::{Close, Protocol, Record};
 use crate::overlay::DialError;
 use crate::overlay::socks5::{Handshake, Progress};
-use crate::policy::{Request, Rule, Verdict};
+use crate::policy::Rule;
 use crate::stack::FlowId;
 
 /// More than the longest reply, so that the program's first bytes come with it in one read.
@@ -65,25 +64,11 @@ impl Worker {
             }
             return;
         }
-        let mut record = Record::new(Kind::Flow, Protocol::Tcp, Rule::Default, self.table.generation);
-        record.address = Some(server.ip());
-        record.port = Some(server.port());
-        let target = match self.names.lookup(server.ip()) {
-            Lookup::Address => Target::Addr(server),
-            Lookup::Name(name) => {
-                record.name = Some(name.as_str().to_owned());
-                Target::Name(name, server.port())
-            }
-            Lookup::Unknown => return self.deny(id, record, Rule::UnknownPoolAddress, None),
+        let (record, judged) = self.judge(Protocol::Tcp, server);
+        let target = match judged {
+            Ok(target) => target,
+            Err((rule, refusal)) => return self.deny(id, record, rule, refusal),
         };
-        match self.table.decide(&Request::Flow(&target)) {
-            Verdict::Deny { refusal, rule } => return self.deny(id, record, rule, Some(refusal)),
-            Verdict::Allow { network, rule } => {
-                record.rule = rule;
-                record.refusal = None;
-                record.network = Some(network.clone());
-            }
-        }
         let dial = Box::new(Dial { target: target.clone(), step: Step::Asked, unproven: false });
         self.keep(Flow::new(id, Stage::Dialling(dial), self.now, Some(Box::new(record))));
         if self.drain.is_some() {

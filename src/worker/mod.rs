@@ -14,7 +14,7 @@
 //! A dial goes: [`decide`](crate::policy::Table::decide), then a socket (from the warden for SOCKS5, an own one for direct),
 //! the handshake, and only then the SYN is answered. Every flow and question leaves one record.
 //!
-//! - `setup`: what a worker is made of. `dial`: from a SYN to a connection. `ready`: a connection before its dial. `pump`: bytes. `dns`: questions answered here or forwarded.
+//! - `setup`: what a worker is made of. `warden`: what it is told and says. `flows`: their table. `dial`: from a SYN to a connection. `ready`: a connection before its dial. `pump`: bytes. `dns`: questions answered here or forwarded.
 //!   `drain`: the last bytes. `poll`: epoll. `udp`: datagrams.
 //!
 //! # System calls
@@ -28,6 +28,7 @@
 mod dial;
 mod dns;
 mod drain;
+mod flows;
 mod poll;
 mod pump;
 mod ready;
@@ -35,11 +36,10 @@ mod setup;
 #[cfg(test)]
 mod tests;
 mod udp;
+mod warden;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::Read;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant as Clock;
@@ -47,19 +47,15 @@ use std::time::Instant as Clock;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll as poll_once};
 
-use crate::control::channel::{Channel, ChannelError};
-use crate::control::messages::HostView;
+use crate::control::channel::Channel;
 use crate::control::worker::{FromWarden, ToWarden};
-use crate::flow::Refusal;
-use crate::log::{Close, End, Kind, Outbox, Protocol, Record};
+use crate::log::{Close, Outbox, Protocol};
 use crate::names::Resolver;
-use crate::names::hosts::HostsTable;
 use crate::policy::{Rule, Table};
 use crate::stack::{Closed, Duration, Event, FlowId, Instant, Limit, Sink, Stack};
 use crate::tun::{self, VNET_HEADER};
 use pump::Flow;
 use ready::Ready;
-use udp::MappingId;
 
 pub use setup::{Driver, Ended, Limits, Login, Setup, WorkerError};
 pub use udp::Siblings;
@@ -327,102 +323,6 @@ impl Worker {
         }
     }
 
-    /// Hears the warden out.
-    fn listen(&mut self, readable: bool) -> Result<(), WorkerError> {
-        if self.blocked.replace(false) {
-            self.want_room(false)?;
-            self.ask_again()?;
-            self.send_records()?;
-        }
-        if !readable {
-            return Ok(());
-        }
-        self.messages.heard(self.turn);
-        let most = if self.messages.on { usize::MAX } else { 1 };
-        for count in 0..most {
-            match self.channel.receive() {
-                Ok((message, descriptors)) => match message {
-                    FromWarden::Dialled { id } if Ready::is_ahead(id) => {
-                        self.ready_dialled(id, descriptors.into_iter().next());
-                    }
-                    FromWarden::DialFailed { id, .. } if Ready::is_ahead(id) => self.ready_dialled(id, None),
-                    FromWarden::Dialled { id } => {
-                        if let Some(fd) = descriptors.into_iter().next() {
-                            match MappingId::from_bits(id) {
-                                Some(mapping) => self.control_dialled(mapping, fd),
-                                None => self.dialled(FlowId::from_bits(id), fd),
-                            }
-                        }
-                    }
-                    FromWarden::DialFailed { id, error } => match MappingId::from_bits(id) {
-                        Some(mapping) => self.association_failed(mapping, error),
-                        None => self.dial_failed(FlowId::from_bits(id), error),
-                    },
-                    FromWarden::Relay { id } => {
-                        if let (Some(mapping), Some(fd)) = (MappingId::from_bits(id), descriptors.into_iter().next()) {
-                            self.relay_made(mapping, fd);
-                        }
-                    }
-                    FromWarden::Table(table) => {
-                        self.table = table;
-                        self.judge_again();
-                    }
-                    FromWarden::Host(view) => self.follow_host(view, descriptors),
-                    FromWarden::Woken => self.ready.woken(),
-                    FromWarden::Stop => self.begin_drain(),
-                    FromWarden::Abandon => {
-                        self.over = true;
-                        return Ok(());
-                    }
-                },
-                Err(ChannelError::WouldBlock) => {
-                    self.messages.emptied(count);
-                    break;
-                }
-                Err(ChannelError::Closed) => return Err(WorkerError::WardenGone),
-                // A descriptor that found no room (RLIMIT_NOFILE) cuts its message short. A jail can bring that about, so it
-                // ends the one dial, by its deadline, and not the worker.
-                Err(ChannelError::Malformed(_)) => {}
-                Err(ChannelError::Io(source)) => return Err(WorkerError::System { step: "recvmsg", source }),
-            }
-        }
-        Ok(())
-    }
-
-    fn want_room(&self, wanted: bool) -> Result<(), WorkerError> {
-        self.poll
-            .want_room(self.channel.as_fd(), poll::Token::Channel, wanted)
-            .map_err(|errno| WorkerError::System { step: "epoll_ctl", source: errno.into() })
-    }
-
-    /// The host's names and resolvers are others now (direct).
-    fn follow_host(&mut self, view: HostView, descriptors: Vec<OwnedFd>) {
-        let Resolver::Host(names) = &mut self.names else { return };
-        let mut text = Vec::new();
-        if let Some(file) = descriptors.into_iter().next()
-            && File::from(file).read_to_end(&mut text).is_ok()
-        {
-            names.follow(HostsTable::parse(&text, &view.name), self.table.host.clone());
-        }
-        self.forwarder.ask(view.resolvers);
-    }
-
-    /// Sends a message; false if there is no room for it now.
-    fn tell(&self, message: &ToWarden) -> Result<bool, WorkerError> {
-        match self.channel.send(message) {
-            Ok(()) => Ok(true),
-            Err(ChannelError::WouldBlock) => {
-                if !self.blocked.replace(true) {
-                    self.want_room(true)?;
-                }
-                Ok(false)
-            }
-            Err(ChannelError::Closed) => Err(WorkerError::WardenGone),
-            Err(ChannelError::Malformed(what)) => Err(WorkerError::Message(what)),
-            Err(ChannelError::Io(source)) => Err(WorkerError::System { step: "sendmsg", source }),
-        }
-    }
-
     fn next_deadline(&self) -> Option<Instant> {
         [
             self.stack.next_deadline(),
@@ -457,95 +357,6 @@ impl Worker {
             self.send_records()?;
         }
         Ok(())
-    }
-
-    /// Keeps a record for the next batch.
-    fn record(&mut self, record: Record) {
-        self.outbox.push(record);
-        self.outbox_due.get_or_insert(self.now + RECORDS_WAIT);
-    }
-
-    /// Sends batches while there is room; what does not go waits for the channel.
-    fn send_records(&mut self) -> Result<(), WorkerError> {
-        while let Some(batch) = self.outbox.take() {
-            let message = ToWarden::Records(batch);
-            if !self.tell(&message)? {
-                if let ToWarden::Records(batch) = message {
-                    self.outbox.put_back(batch);
-                }
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// The record of something that was refused without a dial.
-    fn refused(&mut self, protocol: Protocol, address: IpAddr, port: Option<u16>, rule: Rule) {
-        let mut record = Record::new(Kind::Flow, protocol, rule, self.table.generation);
-        record.address = Some(address);
-        record.port = port;
-        self.record(record);
-    }
-
-    fn flow(&mut self, id: FlowId) -> Option<&mut Flow> {
-        self.flows.get_mut(id.slot())?.as_deref_mut().filter(|flow| flow.id == id)
-    }
-
-    fn keep(&mut self, flow: Flow) {
-        let slot = flow.id.slot();
-        if self.flows.len() <= slot {
-            self.flows.resize_with(slot + 1, || None);
-        }
-        self.flows[slot] = Some(Box::new(flow));
-        self.live += 1;
-        self.peak = self.peak.max(self.live);
-    }
-
-    /// Takes a flow out of the table.
-    fn remove(&mut self, id: FlowId) -> Option<Box<Flow>> {
-        self.flow(id)?;
-        let flow = self.flows.get_mut(id.slot())?.take()?;
-        self.live -= 1;
-        if self.peak > BURST && self.live < self.peak / 4 && self.give_back_at.is_none() {
-            self.give_back_at = Some(self.now + GIVE_BACK_WAIT);
-        }
-        Some(flow)
-    }
-
-    /// After a burst the allocator's pages go back to the kernel, which it would not do by itself.
-    fn give_back(&mut self) {
-        self.give_back_at = None;
-        self.peak = self.live;
-        let used = self.flows.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
-        self.flows.truncate(used);
-        self.flows.shrink_to_fit();
-        self.stack.give_back();
-        // SAFETY: malloc_trim(3) has no preconditions; it takes the allocator's own locks.
-        unsafe { libc::malloc_trim(0) };
-    }
-
-    /// Ends a flow that the stack has ended already: closes its descriptor, with a reset if `hard`, and records it.
-    fn close(&mut self, id: FlowId, close: Close, hard: bool) {
-        if let Some(flow) = self.remove(id) {
-            if hard && let Some(fd) = &flow.fd {
-                pump::reset_on_close(fd);
-            }
-            self.record_end(*flow, close, None);
-        }
-    }
-
-    fn record_end(&mut self, flow: Flow, close: Close, refusal: Option<Refusal>) {
-        let Some(record) = flow.record else { return };
-        let mut record = *record;
-        record.refusal = refusal;
-        record.end = Some(End {
-            bytes_out: flow.bytes_out,
-            bytes_in: flow.bytes_in,
-            datagrams: None,
-            duration_ms: (self.now - flow.since).total_millis(),
-            close,
-        });
-        self.record(record);
     }
 
     /// The end: what is left to say is said, in [`LAST_RECORDS`] at most.

@@ -15,6 +15,7 @@ use std::time::Duration as Span;
 
 use super::*;
 use crate::control::channel::pair;
+use crate::log::{End, Kind, Record};
 use crate::names::answer::{Carries, Config, Names};
 use crate::names::frame::append;
 use crate::names::hosts::{HostNames, HostsTable};

@@ -37,10 +37,10 @@ use nix::errno::Errno;
 use super::poll::Token;
 use super::{Driver, Worker};
 use crate::flow::Target;
-use crate::log::{Close, Kind, Protocol, Record};
-use crate::names::{Lookup, Resolver, pool};
+use crate::log::{Close, Protocol};
+use crate::names::{Resolver, pool};
 use crate::overlay::{DialError, socks5};
-use crate::policy::{Request, Rule, Verdict};
+use crate::policy::Rule;
 use crate::stack::udp::longest;
 use crate::stack::{Datagram, Instant};
 use batch::{Receiver, Sender};
@@ -148,29 +148,14 @@ impl Worker {
 
     /// The first datagram to a server: decides, and remembers.
     fn begin_association(&mut self, key: Key, server: SocketAddr, data: &[u8]) -> Option<MappingId> {
-        let mut record = Record::new(Kind::Flow, Protocol::Udp, Rule::Default, self.table.generation);
-        record.address = Some(server.ip());
-        record.port = Some(server.port());
-        let target = match self.names.lookup(server.ip()) {
-            Lookup::Address => Target::Addr(server),
-            Lookup::Name(name) => {
-                record.name = Some(name.as_str().to_owned());
-                Target::Name(name, server.port())
-            }
-            Lookup::Unknown => {
-                self.deny_datagram(key.client, server, data, record, Rule::UnknownPoolAddress, None);
+        let (record, judged) = self.judge(Protocol::Udp, server);
+        let target = match judged {
+            Ok(target) => target,
+            Err((rule, refusal)) => {
+                self.deny_datagram(key.client, server, data, record, rule, refusal);
                 return None;
             }
         };
-        match self.table.decide(&Request::Flow(&target)) {
-            Verdict::Deny { refusal, rule } => {
-                self.deny_datagram(key.client, server, data, record, rule, Some(refusal));
-                return None;
-            }
-            Verdict::Allow { network, rule } => {
-                (record.rule, record.refusal, record.network) = (rule, None, Some(network.clone()));
-            }
-        }
         let id = match self.udp.mappings.find(&key) {
             Some(id) => id,
             None => match self.begin_mapping(key, &target) {
