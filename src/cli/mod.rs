@@ -30,7 +30,8 @@ use clap::error::ErrorKind;
 
 use crate::control::rundir;
 use crate::registry::{self, LoadError, Loaded, Search, report};
-use crate::roles::front::{OWN_FAILURE, say};
+use crate::roles::front::OWN_FAILURE;
+use crate::roles::say;
 use args::{Arguments, Subcommand};
 
 /// 1: the command did its work, and found something wrong.

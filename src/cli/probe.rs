@@ -11,7 +11,7 @@ use super::{FINDING, Told, USAGE, load, print, search, table};
 use crate::probe::launch::{self, Plan};
 use crate::probe::{self, Answer};
 use crate::registry::{self, Choice, ChooseError, Endpoint, Kind, Loaded, Search, trust};
-use crate::roles::front::say;
+use crate::roles::say;
 
 /// The variable that names endpoints, parted by blanks.
 const VARIABLE: &str = "NETJAIL_PROBE_ENDPOINTS";

@@ -18,15 +18,15 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, raise};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
-use super::fork::{self, Bond};
+use super::fork::{self, Bond, reap};
 use super::remark::Told;
 use super::rest::Rest;
 use super::signals::{Received, Signals, die_by};
 use super::terminal::Terminal;
-use super::{RunOptions, init, streams, warden};
+use super::{RunOptions, init, say, streams, warden};
 use crate::check;
 use crate::control::channel::{self, Channel, ChannelError};
 use crate::control::messages::{Ending, FrontToInit, FrontToWarden, InitToFront, Prepared, Refusal, WardenToFront};
@@ -131,11 +131,6 @@ impl From<Refusal> for Stop {
     fn from(refusal: Refusal) -> Self {
         Stop::Refused(refusal)
     }
-}
-
-/// A line of netjail's own for the person, on standard error.
-pub fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "netjail: {text}");
 }
 
 fn own(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
@@ -416,16 +411,6 @@ impl Watch<'_> {
             if received.from_process || is_one_of(&ALWAYS) || nobody_else_has_it {
                 let _ = self.init.send(&FrontToInit::Signal(received.number));
             }
-        }
-    }
-}
-
-/// Waits for a child's end.
-pub(super) fn reap(pid: Pid) -> Option<WaitStatus> {
-    loop {
-        match waitpid(pid, None::<WaitPidFlag>) {
-            Err(Errno::EINTR) => {}
-            other => return other.ok(),
         }
     }
 }
