@@ -9,6 +9,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::finding::Finding;
 use super::machine;
 use super::trial::{Caller, Failure, Outcome, check, in_child, in_jail_namespaces, step};
+use crate::jail::counters;
 use crate::tun;
 
 const USERNS_REMEDY: &str = "sudo sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000 (for good: the same lines in /etc/sysctl.d/60-netjail.conf); in a container the seccomp profile has to allow unshare and clone";
@@ -45,6 +46,7 @@ fn finding(outcome: Outcome, works: &str, remedy: &str) -> Finding {
         Err(failure) if is_apparmor(failure.errno) => {
             Finding::missing(format!("{failure} (AppArmor restricts user namespaces)"), "sudo netjail doctor --fix")
         }
+        Err(failure) if failure.errno == Errno::EAGAIN => Finding::missing(failure, counters::TOO_MANY_PROCESSES),
         Err(failure) if failure.is_earlier() => Finding::missing(failure, EARLIER),
         Err(failure) => Finding::missing(failure, remedy),
     }
@@ -61,7 +63,10 @@ pub fn user() -> Finding {
             format!("{failure} (there is no /proc)"),
             "sudo mount -t proc proc /proc; in a chroot: mount one into it",
         ),
-        Err(failure) if !is_apparmor(failure.errno) => Finding::missing(failure, USERNS_REMEDY),
+        // Here they are made for the first time: no earlier row is to be repaired.
+        Err(failure) if failure.is_earlier() && !is_apparmor(failure.errno) && failure.errno != Errno::EAGAIN => {
+            Finding::missing(failure, USERNS_REMEDY)
+        }
         other => finding(other, "made", USERNS_REMEDY),
     }
 }

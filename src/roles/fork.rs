@@ -12,6 +12,8 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, getpid, getppid};
 
+use crate::control::messages::Refusal;
+use crate::jail::counters;
 use crate::jail::payload::ignore;
 
 /// Which side of [`role`] this is.
@@ -123,6 +125,12 @@ pub fn close_all_but(kept: &[RawFd]) {
         }
         first = fd.saturating_add(1);
     }
+}
+
+/// Says that there is no such role, and what to do about it.
+pub fn refused(role: &str, error: &io::Error) -> Refusal {
+    let remedy = counters::remedy(error.raw_os_error().unwrap_or_default());
+    Refusal(format!("can not start the {role}: {error}{remedy}"))
 }
 
 /// Waits for a child's end.

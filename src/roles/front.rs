@@ -127,6 +127,22 @@ enum Stop {
     Interrupted(i32),
 }
 
+impl Stop {
+    /// With the errno that it failed with. No machine lacks anything because a limit of processes is reached.
+    fn not_built(errno: Option<i32>, text: String) -> Self {
+        if errno == Some(libc::EAGAIN) { Self::Refused(Refusal(text)) } else { Self::NotBuilt(Refusal(text)) }
+    }
+
+    /// The same end for this reason, where it was not the command's own.
+    fn because(self, reason: Refusal) -> Self {
+        match self {
+            Self::Refused(_) => Self::Refused(reason),
+            Self::NotBuilt(_) => Self::NotBuilt(reason),
+            other @ (Self::NotRun(_) | Self::Interrupted(_)) => other,
+        }
+    }
+}
+
 impl From<Refusal> for Stop {
     fn from(refusal: Refusal) -> Self {
         Stop::Refused(refusal)
@@ -155,7 +171,7 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
             drop((to_warden, to_init, init_end, init_warden, handled));
             warden::run(options, warden::Ends { front: warden_end, init: warden_init })
         }
-        Err(e) => return Err(own("can not start the warden")(&e).into()),
+        Err(e) => return Err(fork::refused("warden", &e).into()),
     };
     drop((warden_end, warden_init));
 
@@ -167,7 +183,8 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
     told.file = plan.program();
 
     // SAFETY: front has started no thread.
-    let side = unsafe { namespaces::clone_into_new() }.map_err(|e| Stop::NotBuilt(Refusal(namespaces::explain(&e))))?;
+    let side = unsafe { namespaces::clone_into_new() }
+        .map_err(|e| Stop::not_built(e.raw_os_error(), namespaces::explain(&e)))?;
     let child = match side {
         Side::Child => {
             drop((to_warden, to_init, handled));
@@ -186,6 +203,8 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
         child: child.pid,
         verbose: options.verbose,
         running: false,
+        warden_lives: true,
+        warden_said: None,
         told,
     }
     .until_the_end();
@@ -310,20 +329,20 @@ struct Watch<'a> {
     verbose: bool,
     /// The command has been executed.
     running: bool,
+    warden_lives: bool,
+    /// Why the warden gave the jail up, if it has.
+    warden_said: Option<Refusal>,
     told: &'a mut Told,
 }
 
 impl Watch<'_> {
     fn until_the_end(mut self) -> Result<Ending, Stop> {
-        let mut warden_lives = true;
-        // What the warden said last, the likely reason if init ends without a word.
-        let mut warden_said = None;
         loop {
             let mut polled = vec![
                 PollFd::new(self.init.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             ];
-            if warden_lives {
+            if self.warden_lives {
                 polled.push(PollFd::new(self.warden.as_fd(), PollFlags::POLLIN));
             }
             match poll(&mut polled, PollTimeout::NONE) {
@@ -336,29 +355,47 @@ impl Watch<'_> {
                 self.pass_signals_on();
             }
             if ready.get(2) == Some(&true) {
-                match self.warden.receive() {
-                    Ok((WardenToFront::Say(text), _)) => say(&text),
-                    Ok((WardenToFront::Notify(lines), _)) => letterbox::pass_on(&lines),
-                    Ok((WardenToFront::SocketRefused(path), _)) => self.told.refused = Some((path, Instant::now())),
-                    Ok((WardenToFront::Refused(refusal), _)) => warden_said = Some(refusal),
-                    Ok((end @ (WardenToFront::Draining | WardenToFront::Finished { .. }), _)) => {
-                        self.early.push_back(end);
-                    }
-                    Ok(_) => {}
-                    // Init sees the same and ends the jail.
-                    Err(_) => warden_lives = false,
-                }
+                self.hear_warden();
             }
             if ready[0]
-                && let Some(outcome) = self.hear_init(&mut warden_said)
+                && let Some(outcome) = self.hear_init()
             {
-                return outcome;
+                return outcome.map_err(|stop| self.in_the_wardens_words(stop));
             }
         }
     }
 
+    /// One message of the warden.
+    fn hear_warden(&mut self) {
+        match self.warden.receive() {
+            Ok((WardenToFront::Say(text), _)) => say(&text),
+            Ok((WardenToFront::Notify(lines), _)) => letterbox::pass_on(&lines),
+            Ok((WardenToFront::SocketRefused(path), _)) => self.told.refused = Some((path, Instant::now())),
+            Ok((WardenToFront::Refused(refusal), _)) => self.warden_said = Some(refusal),
+            Ok((end @ (WardenToFront::Draining | WardenToFront::Finished { .. }), _)) => {
+                self.early.push_back(end);
+            }
+            Ok(_) => {}
+            // Init sees the same and ends the jail.
+            Err(_) => self.warden_lives = false,
+        }
+    }
+
+    /// Where the warden gave the jail up, all that init can say is that its channel closed: the warden has said why, and
+    /// before that.
+    fn in_the_wardens_words(&mut self, stop: Stop) -> Stop {
+        let mut polled = [PollFd::new(self.warden.as_fd(), PollFlags::POLLIN)];
+        while self.warden_lives && self.warden_said.is_none() && matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1)) {
+            self.hear_warden();
+        }
+        match self.warden_said.take() {
+            Some(reason) => stop.because(reason),
+            None => stop,
+        }
+    }
+
     /// One message of init; `Some` ends the watch.
-    fn hear_init(&mut self, warden_said: &mut Option<Refusal>) -> Option<Result<Ending, Stop>> {
+    fn hear_init(&mut self) -> Option<Result<Ending, Stop>> {
         match self.init.receive() {
             Ok((InitToFront::MapMe, _)) => {
                 let mapped = namespaces::map_everyone(&self.child.to_string())
@@ -376,14 +413,13 @@ impl Watch<'_> {
                 notes.iter().filter(|note| note.important || self.verbose).for_each(|note| say(&note.text));
                 None
             }
-            // The warden's own failure is what init saw as its death.
-            Ok((InitToFront::Failed(refusal), _)) => Some(Err(Stop::NotBuilt(warden_said.take().unwrap_or(refusal)))),
+            Ok((InitToFront::Failed(refusal), _)) => Some(Err(Stop::NotBuilt(refusal))),
             Ok((InitToFront::Running, _)) => {
                 self.running = true;
                 None
             }
             Ok((InitToFront::NotRun(error), _)) if error.exec => Some(Err(Stop::NotRun(error))),
-            Ok((InitToFront::NotRun(error), _)) => Some(Err(Stop::NotBuilt(Refusal(error.to_string())))),
+            Ok((InitToFront::NotRun(error), _)) => Some(Err(Stop::not_built(Some(error.errno), error.to_string()))),
             Ok((InitToFront::Stopped(_), _)) => {
                 // Back by SIGCONT, which is passed on for a command that was stopped alone.
                 let _ = raise(Signal::SIGSTOP);
@@ -391,15 +427,13 @@ impl Watch<'_> {
             }
             Ok((InitToFront::Ended(ending), _)) => Some(Ok(ending)),
             Err(_) => {
-                let why = warden_said.take().unwrap_or_else(|| match reap(self.child) {
+                let why = match reap(self.child) {
                     Some(WaitStatus::Signaled(_, signal, _)) => {
-                        Refusal(format!("the jail's init was killed by {signal}; everything in the jail is gone"))
+                        format!("the jail's init was killed by {signal}; everything in the jail is gone")
                     }
-                    _ => Refusal(
-                        "the jail ended because one of netjail's own processes died; everything in it is gone".into(),
-                    ),
-                });
-                Some(Err(why.into()))
+                    _ => "the jail ended because one of netjail's own processes died; everything in it is gone".into(),
+                };
+                Some(Err(Refusal(why).into()))
             }
         }
     }
@@ -414,3 +448,6 @@ impl Watch<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
