@@ -191,6 +191,11 @@ impl Host {
                             }
                         }
                     }
+                    Ok((ToWarden::Ahead { count }, _)) => {
+                        let made: Vec<_> = (0..count).map_while(|_| socket_to(proxy?).ok()).collect();
+                        let made: Vec<_> = made.iter().map(AsFd::as_fd).collect();
+                        ours.send_with(&FromWarden::Ahead, &made).unwrap();
+                    }
                     Ok((ToWarden::Records(_), _)) if !keeps => {}
                     Ok((ToWarden::Records(batch), _)) => kept.lock().unwrap().extend(batch.records),
                     Ok((ToWarden::Stopped, _)) | Err(_) => return,
