@@ -399,7 +399,8 @@ mod tests {
             let text = |outcome: Result<Arguments, clap::Error>| outcome.expect_err("is refused").render().to_string();
             assert_eq!(text(Arguments::of(&words)), text(Arguments::try_parse_from(&words)), "{words:?}");
         }
-        let words: Vec<OsString> = ["netjail", "run", "--mtu", "1500", "-v", "--", "a", "-b"].map(OsString::from).into();
+        let words: Vec<OsString> =
+            ["netjail", "run", "--mtu", "1500", "-v", "--", "a", "-b"].map(OsString::from).into();
         let shown = |outcome: Result<Arguments, clap::Error>| format!("{:?}", outcome.expect("is accepted"));
         assert_eq!(shown(Arguments::of(&words)), shown(Arguments::try_parse_from(&words)));
     }

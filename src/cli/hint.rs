@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 
-use clap::error::{ContextKind, ErrorKind};
 use clap::CommandFactory;
+use clap::error::{ContextKind, ErrorKind};
 
 use super::args::{Arguments, Run, Subcommand};
 
