@@ -34,6 +34,7 @@ mod poll;
 mod pump;
 mod ready;
 mod setup;
+mod spin;
 #[cfg(test)]
 mod tests;
 mod udp;
@@ -58,6 +59,7 @@ use crate::tun::{self, VNET_HEADER};
 use alive::Young;
 use pump::Flow;
 use ready::Ready;
+use spin::Spin;
 
 pub use setup::{Driver, Ended, Limits, Login, Setup, WorkerError};
 pub use udp::Siblings;
@@ -141,6 +143,9 @@ pub struct Worker {
     ready: Ready,
     young: Young,
     poll: poll::Poll,
+    spin: Spin,
+    /// Bytes that this turn has read, from wherever.
+    volume: usize,
     table: Table,
     driver: Driver,
     names: Resolver,
@@ -201,6 +206,8 @@ impl Worker {
             ready: Ready::default(),
             young: Young::default(),
             poll,
+            spin: Spin::new(),
+            volume: 0,
             table: setup.table,
             driver: setup.driver,
             names: setup.names,
@@ -231,11 +238,7 @@ impl Worker {
             let busy = self.queue_readable || self.passed_on || self.udp.is_ready() || !self.stack.is_flushed();
             let wait = if busy { Some(self.now) } else { self.next_deadline() };
             self.turn += 1;
-            let ready = self
-                .poll
-                .wait(wait.map(|at| at - self.now))
-                .map_err(|source| WorkerError::System { step: "epoll_wait", source })?;
-            self.now = Instant::from_secs(1) + Duration::from_micros(self.start.elapsed().as_micros() as u64);
+            let ready = self.wait(wait.map(|at| at - self.now))?;
             for (token, readiness) in ready {
                 match token {
                     poll::Token::Queue => {
@@ -263,6 +266,29 @@ impl Worker {
         self.end()
     }
 
+    /// Waits for what there is to do, and sees what time it is then.
+    fn wait(
+        &mut self,
+        most: Option<Duration>,
+    ) -> Result<impl Iterator<Item = (poll::Token, poll::Readiness)> + use<>, WorkerError> {
+        let failed = |source| WorkerError::System { step: "epoll_wait", source };
+        let (begin, bytes) = (Clock::now(), std::mem::take(&mut self.volume));
+        let mut ready = None;
+        if let Some(moment) = self.spin.moment() {
+            while ready.is_none() && begin.elapsed() < moment {
+                ready = Some(self.poll.wait(Some(Duration::ZERO)).map_err(failed)?).filter(|ready| ready.len() > 0);
+            }
+        }
+        let ready = match ready {
+            Some(ready) => ready,
+            None => self.poll.wait(most).map_err(failed)?,
+        };
+        let end = Clock::now();
+        self.spin.waited(end - begin, bytes, ready.len());
+        self.now = Instant::from_secs(1) + Duration::from_micros((end - self.start).as_micros() as u64);
+        Ok(ready)
+    }
+
     /// Reads packets until there are none, or the flows must have a turn.
     fn read_queue(&mut self) -> Result<(), WorkerError> {
         if !self.queue_readable {
@@ -274,6 +300,7 @@ impl Worker {
         for count in 0..most {
             match nix::unistd::read(&self.queue.fd, &mut self.packet) {
                 Ok(length) => {
+                    self.volume += length;
                     let carried = self.stack.receive(self.now, &self.packet[..length], &mut &self.queue);
                     if let Some(datagram) = carried {
                         let packet = std::mem::take(&mut self.packet);

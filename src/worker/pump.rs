@@ -159,7 +159,7 @@ impl Worker {
 
     fn bring_down(&mut self, id: FlowId) -> Stop {
         let now = self.now;
-        let Self { flows, stack, .. } = self;
+        let Self { flows, stack, volume, .. } = self;
         let Some(flow) = flows.get_mut(id.slot()).and_then(|flow| flow.as_deref_mut()) else { return Stop::Pause };
         let Some(fd) = &flow.fd else { return Stop::Pause };
         let raw = fd.as_raw_fd();
@@ -189,6 +189,7 @@ impl Worker {
                 }
             });
             flow.bytes_in += count as u64;
+            *volume += count;
             if broken {
                 return Stop::Broken;
             }
