@@ -19,9 +19,9 @@
 //!
 //! # System calls
 //! After start-up ([`Worker::new`]) only these are made, so that the relay's cage can allow nothing else:
-//! read and write (the TUN; a connected DNS socket; a memory file of the warden's), writev and recvmmsg (datagrams), recvfrom and sendto without an address
-//! (flows; the channel), recvmsg (the channel), epoll_ctl and epoll_wait (or epoll_pwait), close, shutdown, getsockopt (SOL_SOCKET, SO_ERROR), setsockopt
-//! ((IPPROTO_TCP, TCP_NODELAY), (SOL_SOCKET, SO_KEEPALIVE), (IPPROTO_TCP, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT), (SOL_SOCKET, SO_OOBINLINE), (SOL_SOCKET, SO_LINGER)), mmap,
+//! read and write (the TUN; a connected DNS socket; a memory file of the warden's), recvmmsg (datagrams), recvfrom and sendto without an address
+//! (flows; datagrams to a proxy's relay; the channel), recvmsg (the channel), epoll_ctl and epoll_wait (or epoll_pwait), close, shutdown, getsockopt (SOL_SOCKET, SO_ERROR), setsockopt
+//! ((IPPROTO_TCP, TCP_NODELAY), (SOL_SOCKET, SO_KEEPALIVE), (IPPROTO_TCP, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT), (SOL_SOCKET, SO_OOBINLINE), (SOL_SOCKET, SO_LINGER), (SOL_UDP, UDP_SEGMENT)), mmap,
 //! poll (the channel, at the end), munmap, madvise, mremap, brk, clock_gettime, getrandom, and one ioctl (TUNSETPERSIST) at the end. For direct also socket
 //! and connect (AF_INET and AF_INET6, stream and datagram), sendmmsg and sendto with an address, and setsockopt of what a datagram socket needs.
 

@@ -23,7 +23,7 @@ use super::shared::{TERMINAL_REQUESTS, mount_interface};
 /// `_IOW('T', 203, int)` of linux/if_tun.h.
 const TUNSETPERSIST: u32 = 0x4004_54cb;
 /// Linux 6.9's and older options of IP, IPV6 and UDP that a datagram socket of *direct* sets.
-const DIRECT_OPTIONS: [(i32, i32); 10] = [
+const DIRECT_OPTIONS: [(i32, i32); 9] = [
     (libc::IPPROTO_IP, libc::IP_RECVERR),
     (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
     (libc::IPPROTO_IP, libc::IP_TTL),
@@ -31,11 +31,10 @@ const DIRECT_OPTIONS: [(i32, i32); 10] = [
     (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
     (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
     (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
-    (libc::SOL_UDP, libc::UDP_SEGMENT),
     (libc::SOL_UDP, libc::UDP_GRO),
     (SOL_SOCKET, libc::SO_REUSEADDR),
 ];
-const RELAY_OPTIONS: [(i32, i32); 13] = [
+const RELAY_OPTIONS: [(i32, i32); 14] = [
     (SOL_SOCKET, libc::SO_KEEPALIVE),
     (SOL_SOCKET, libc::SO_LINGER),
     (SOL_SOCKET, libc::SO_OOBINLINE),
@@ -49,6 +48,8 @@ const RELAY_OPTIONS: [(i32, i32); 13] = [
     (IPPROTO_TCP, TCP_NOTSENT_LOWAT),
     (IPPROTO_TCP, libc::TCP_QUICKACK),
     (IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+    // Where a write is cut into datagrams. They go where a smaller write would have gone.
+    (libc::SOL_UDP, libc::UDP_SEGMENT),
 ];
 const TCP_NOTSENT_LOWAT: i32 = 25;
 

@@ -14,18 +14,17 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
-use nix::sys::uio::writev;
 
+use super::batch::{Cut, Train};
 use super::leg::{Associating, Leg, Step};
 use super::table::Mapping;
-use super::{Begin, MappingId, Worker, mtu_for};
+use super::{Begin, MappingId, Udp, Worker};
 use crate::control::worker::ToWarden;
 use crate::log::Close;
 use crate::names::pool;
 use crate::overlay::DialError;
 use crate::overlay::socks5::datagram;
 use crate::policy::Rule;
-use crate::stack::udp::longest;
 use crate::stack::{Duration, Instant};
 use crate::worker::dial::Proxy;
 use crate::worker::poll::{Readiness, Token};
@@ -55,6 +54,11 @@ pub(super) fn source(mapping: &Mapping, bytes: &[u8]) -> Option<(SocketAddr, usi
         _ => return None,
     };
     (source.port() != 0).then_some((source, at))
+}
+
+/// The leg of a mapping whose association is over.
+pub(super) fn lost(now: Instant) -> Leg {
+    Leg::None { retry: now + AGAIN }
 }
 
 impl Worker {
@@ -184,7 +188,7 @@ impl Worker {
         self.udp.associating -= 1;
         self.udp.outage = None;
         if let Some(mapping) = self.udp.mappings.get(id) {
-            mapping.leg = Leg::Associated { control, relay };
+            mapping.leg = Leg::Associated { control, relay, cut: Cut::new() };
         }
         for (server, data) in waiting {
             self.send_to_relay(id, server, &data, 0);
@@ -209,29 +213,16 @@ impl Worker {
             }
             self.associate(id);
         }
-        let pieces = data.chunks(if segment == 0 { data.len().max(1) } else { segment });
-        // An empty datagram has no pieces.
-        for piece in pieces.chain(std::iter::once(data).filter(|data| data.is_empty())) {
-            let Self { udp, stack, queue, .. } = self;
-            let Some(mapping) = udp.mappings.get(id) else { return };
-            let (client, Some(peer)) = (mapping.key.client, mapping.peers.get(&server)) else { return };
-            match &mut mapping.leg {
+        for piece in Train::new(data.len(), segment).pieces(data) {
+            self.make_room(datagram::LONGEST_HEADER + piece.len());
+            let Udp { mappings, io: Some(io), .. } = &mut self.udp else { return };
+            let Some(Mapping { leg, peers, .. }) = mappings.get(id) else { return };
+            let Some(peer) = peers.get(&server) else { return };
+            match leg {
                 Leg::Associating(associating) => associating.keep(server, piece),
-                Leg::Associated { relay, .. } => {
-                    let parts = [std::io::IoSlice::new(&peer.header), std::io::IoSlice::new(piece)];
-                    match writev(&*relay, &parts) {
-                        Err(Errno::EMSGSIZE) => {
-                            let most = longest(true) - peer.header.len();
-                            let mtu = mtu_for(client.is_ipv4(), most.min(piece.len().saturating_sub(1)));
-                            stack.too_big(client, server, piece, mtu, &mut &*queue);
-                        }
-                        Ok(_) | Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::EINTR) => {}
-                        // Nobody is at the relay's port any more.
-                        Err(_) => {
-                            stack.refuse_datagram(client, server, piece, DialError::Closed.refusal(), &mut &*queue);
-                            return self.association_ended(id);
-                        }
-                    }
+                Leg::Associated { cut, .. } => {
+                    let alone = !cut.takes(peer.header.len() + piece.len());
+                    io.sender.push((id, server), &peer.header, piece, 0, alone);
                 }
                 Leg::None { .. } | Leg::Direct(_) => return,
             }
@@ -247,9 +238,9 @@ impl Worker {
 
     /// The proxy has ended an association: the next datagram begins another.
     fn association_ended(&mut self, id: MappingId) {
-        let retry = self.now + AGAIN;
+        let now = self.now;
         if let Some(mapping) = self.udp.mappings.get(id) {
-            mapping.leg = Leg::None { retry };
+            mapping.leg = lost(now);
         }
     }
 
