@@ -131,19 +131,10 @@ pub struct Note {
 pub enum FrontToInit {
     /// Answers [`InitToFront::MapMe`].
     Mapped,
-    /// There will be a jail; what init needs for the rest of it.
-    Go(Box<Go>),
+    /// What front asked the machine, for init is in other namespaces.
+    Machine(Machine),
     /// Send this signal to the command.
     Signal(i32),
-}
-
-/// What init can not find out by itself: it is in other namespaces, and was forked before the registry was read.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Go {
-    /// The warden's word.
-    pub prepared: Prepared,
-    /// What front asked the machine.
-    pub machine: Machine,
 }
 
 /// What of the machine decides how a jail is built.
@@ -189,6 +180,8 @@ pub enum InitToWarden {
 /// warden -> init.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum WardenToInit {
+    /// There will be a jail; front is told the same.
+    Prepared(Prepared),
     /// The driver is built and the relay is in its cage: start the command.
     Ready,
     /// The relay or the driver failed; there is no jail.

@@ -28,7 +28,7 @@ use super::terminal::Terminal;
 use super::{RunOptions, init, say, streams, warden};
 use crate::check;
 use crate::control::channel::{self, Channel};
-use crate::control::messages::{Ending, FrontToInit, FrontToWarden, Go, InitToFront, Machine, Refusal, WardenToFront};
+use crate::control::messages::{Ending, FrontToInit, FrontToWarden, InitToFront, Machine, Refusal, WardenToFront};
 use crate::jail::counters;
 use crate::jail::letterbox;
 use crate::jail::namespaces::{self, Side};
@@ -186,7 +186,8 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
     };
     drop((init_end, init_warden, draft));
 
-    let machine = Machine::of_caller();
+    // If init is gone, the watch hears what it said last.
+    let _ = to_init.send(&FrontToInit::Machine(Machine::of_caller()));
     let init = child.as_ref().ok().map(|&pid| (pid, &to_init));
     let prepared = Preparing { warden: &to_warden, init, signals: &handled, ignored }.until_prepared();
     let (child, prepared) = match (child, prepared) {
@@ -199,9 +200,6 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
         // What is wrong with the registry comes before what is wrong with the machine.
         (Err(_), Err(stop)) | (Err(stop), Ok(_)) => return Err(stop),
     };
-    let go = Go { prepared: prepared.clone(), machine };
-    // If init is gone, the watch hears what it said last.
-    let _ = to_init.send(&FrontToInit::Go(Box::new(go)));
 
     let mut early = VecDeque::new();
     let ending = Watch {

@@ -125,7 +125,7 @@ const HIDDEN_ALWAYS: [&str; 12] = [
     "wireguard",
 ];
 
-/// Names below folders that stay.
+/// Names below folders that stay; those of one folder stand together.
 const HIDDEN_BELOW: [&str; 13] = [
     "conf.d/hostname",
     "conf.d/net",
@@ -155,11 +155,17 @@ pub fn build(view: &mut View<'_>) -> Result<(), MountError> {
     for name in hidden_names()? {
         view.whiteout(Stage::Etc, format!("{HIDE}/{name}"))?;
     }
+    let mut last = ("", false);
     for path in HIDDEN_BELOW {
         let Some((folder, _)) = path.rsplit_once('/') else { continue };
-        // A folder that the host lacks must not appear; one that is a link would be replaced by a folder.
-        if is_folder(&Path::new("/etc").join(folder)) {
-            view.folders(Stage::Etc, format!("{HIDE}/{folder}"))?;
+        if last.0 != folder {
+            // A folder that the host lacks must not appear; one that is a link would be replaced by a folder.
+            last = (folder, is_folder(&Path::new("/etc").join(folder)));
+            if last.1 {
+                view.folders(Stage::Etc, format!("{HIDE}/{folder}"))?;
+            }
+        }
+        if last.1 {
             view.whiteout(Stage::Etc, format!("{HIDE}/{path}"))?;
         }
     }

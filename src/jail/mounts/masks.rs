@@ -74,6 +74,9 @@ fn cover_log(view: &mut View<'_>, log: &Path, masked: &[PathBuf]) -> Result<(), 
 /// The folder without symbolic links, made first where it does not exist: a payload must not be the one who makes it. None
 /// where the caller can't make it, so that the payload can't either.
 fn existing(folder: &Path) -> Result<Option<PathBuf>, MountError> {
+    if let Ok(real) = folder.canonicalize() {
+        return Ok(Some(real));
+    }
     if !folder.exists() && DirBuilder::new().recursive(true).mode(0o700).create(folder).is_err() {
         return Ok(None);
     }

@@ -52,10 +52,7 @@ pub fn build(view: &mut View<'_>) -> Result<(), MountError> {
 }
 
 fn cover(view: &mut View<'_>, with: &str, path: impl AsRef<Path>) -> Result<(), MountError> {
-    if fs::symlink_metadata(View::inside(path.as_ref())).is_ok() {
-        view.bind(Stage::Proc, with, path, 0)?; // a copy of a read-only mount
-    }
-    Ok(())
+    view.bind_if_there(Stage::Proc, with, path, 0) // a copy of a read-only mount
 }
 
 /// Binds every folder, and every file with a write bit, read-only onto itself.

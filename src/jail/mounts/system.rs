@@ -132,10 +132,8 @@ pub fn sys(view: &mut View<'_>) -> Result<(), MountError> {
         view.note(Note::NoSys { path: "/sys/class/net".into() });
     }
     for folder in shown {
-        let from = source.join(folder);
-        if fs::symlink_metadata(&from).is_ok() {
-            view.bind(Stage::Sys, from, Path::new("/sys").join(folder), READ_ONLY | NO_SUID | NO_DEV | NO_EXEC)?;
-        }
+        let (from, to) = (source.join(folder), Path::new("/sys").join(folder));
+        view.bind_if_there(Stage::Sys, from, to, READ_ONLY | NO_SUID | NO_DEV | NO_EXEC)?;
     }
     // Programs read their memory and processor limits here. Its own cgroup namespace shows no names of the host's; a host
     // without cgroup v2, or a kernel that refuses, leaves it empty.

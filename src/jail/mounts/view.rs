@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, mknod, umask};
 use nix::unistd::{AccessFlags, access, chdir, fchdir, pivot_root};
@@ -224,6 +225,20 @@ impl<'a> View<'a> {
             calls::set_attributes(&tree, attributes, Reach::Tree).at(stage, "setting the attributes of", source)?;
         }
         self.attach(stage, &tree, target)
+    }
+
+    /// The same where both are there; otherwise nothing.
+    pub fn bind_if_there(
+        &mut self,
+        stage: Stage,
+        source: impl AsRef<Path>,
+        target: impl AsRef<Path>,
+        attributes: Attributes,
+    ) -> Result<(), MountError> {
+        match self.bind(stage, source, target, attributes) {
+            Err(MountError::Call { errno: Errno::ENOENT, .. }) => Ok(()),
+            other => other,
+        }
     }
 
     /// Binds a folder of the scratch space that is still filled, and closed for writes at the end.

@@ -1,6 +1,6 @@
 //! Stages two to five: from fresh namespaces to a jail that only lacks its command.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::sys::prctl;
@@ -20,7 +20,7 @@ fn stage(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
 /// Builds it, then waits for the warden. Also the signals for the command, which came before it.
 ///
 /// The namespaces are made, and the network in them, while the warden reads the registry; nothing of the caller's is touched
-/// before front says that there will be a jail.
+/// before the warden says that there will be a jail.
 pub fn build(options: &RunOptions, draft: Draft, ends: &Ends) -> Result<(Plan, Vec<i32>), Refusal> {
     let _ = prctl::set_name(c"nj-init");
     title::hide();
@@ -53,13 +53,16 @@ pub fn build(options: &RunOptions, draft: Draft, ends: &Ends) -> Result<(Plan, V
     ends.warden.send_with(&InitToWarden::Queues, &descriptors).map_err(|e| stage("hand the device out")(&e))?;
     drop(queues);
 
-    let go = loop {
-        match hear_front(ends, &mut signals)? {
-            FrontToInit::Go(go) => break *go,
-            FrontToInit::Mapped | FrontToInit::Signal(_) => {}
+    let machine = loop {
+        if let FrontToInit::Machine(machine) = hear_front(ends, &mut signals)? {
+            break machine;
         }
     };
-    let mut plan = Plan::new(options, draft, go);
+    let prepared = match ends.warden.receive() {
+        Ok((WardenToInit::Prepared(prepared), _)) => prepared,
+        other => return Err(no_jail(other)),
+    };
+    let mut plan = Plan::new(options, draft, machine, prepared);
     plan.shares.apply();
     for &number in [0, 1, 2].iter().chain(&plan.setting.kept) {
         mounts::reopen::read_only(number).map_err(|e| Refusal(e.to_string()))?;
@@ -89,10 +92,15 @@ pub fn build(options: &RunOptions, draft: Draft, ends: &Ends) -> Result<(Plan, V
     }
     match ends.warden.receive() {
         Ok((WardenToInit::Ready, _)) => Ok((plan, signals)),
-        Ok((WardenToInit::Failed(refusal), _)) => Err(refusal),
-        Ok(_) | Err(_) => {
-            Err(Refusal("the jail's warden died while the jail was being built; nothing was started".into()))
-        }
+        other => Err(no_jail(other)),
+    }
+}
+
+/// Why the warden's word is not the one that was waited for.
+fn no_jail<E>(word: Result<(WardenToInit, Vec<OwnedFd>), E>) -> Refusal {
+    match word {
+        Ok((WardenToInit::Failed(refusal), _)) => refusal,
+        _ => Refusal("the jail's warden died while the jail was being built; nothing was started".into()),
     }
 }
 

@@ -273,7 +273,7 @@ impl Running {
                 self.signal_command(number);
                 true
             }
-            Ok((FrontToInit::Mapped | FrontToInit::Go(_), _)) => true,
+            Ok((FrontToInit::Mapped | FrontToInit::Machine(_), _)) => true,
             // Front is gone, and with it whoever answers for this jail.
             Err(_) => false,
         }
@@ -296,7 +296,7 @@ impl Running {
                 }
                 true
             }
-            Ok((WardenToInit::Ready, _)) => true,
+            Ok((WardenToInit::Ready | WardenToInit::Prepared(_), _)) => true,
             Ok((WardenToInit::Stop { grace }, _)) => {
                 self.signal_command(Signal::SIGTERM as i32);
                 self.signal_command(Signal::SIGCONT as i32);

@@ -1,4 +1,4 @@
-//! What init needs to know: what the command line says, worked out before the fork, and what comes later as front's word.
+//! What init needs to know: what the command line says, worked out before the fork, and what it is told later.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use nix::sys::resource::Resource;
 use nix::unistd::{User, getegid, geteuid};
 
-use crate::control::messages::{Account, Go, Machine, Prepared};
+use crate::control::messages::{Account, Machine, Prepared};
 use crate::jail::environment::{self, Choices, Environment, host_name};
 use crate::jail::payload::{self, Attributes, Command, Identity, Setting};
 use crate::jail::{core_dumps, counters, identity, letterbox, mounts, network, seccomp};
@@ -109,8 +109,7 @@ pub struct Plan {
 
 impl Plan {
     /// Puts it together. To be called while the host's files and its name are still to be seen.
-    pub fn new(options: &RunOptions, draft: Draft, go: Go) -> Self {
-        let Go { prepared, machine } = go;
+    pub fn new(options: &RunOptions, draft: Draft, machine: Machine, prepared: Prepared) -> Self {
         let environment = environment(options, &prepared).as_execve_wants();
         let Draft { argv, directory, attributes, names, setting, .. } = draft;
         let command = Command { argv, environment, directory, attributes };

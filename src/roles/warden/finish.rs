@@ -20,13 +20,17 @@ impl Warden {
     pub(super) fn finish(&mut self) {
         self.read_letters();
         self.tell_workers(if self.tree_is_dead { &FromWarden::Stop } else { &FromWarden::Abandon });
-        // It may hold a copy of a socket of the jail's, which would keep that socket's end from the relay. The relay has its
-        // word before that: what is woken first runs first.
-        let _ = kill(self.mediator.pid, Signal::SIGKILL);
         children::keep_ends();
         let mut until = Instant::now() + LAST_WORDS;
         let (mut waits, mut hurried) = (false, !self.tree_is_dead);
+        let mut mediates = true;
         while self.workers.iter().any(Option::is_some) {
+            // It may hold a copy of a socket of the jail's, which would keep that socket's end from the relay. Where nothing
+            // is left to deliver, the relay's end is what all wait for, and this one's comes beside it.
+            if mediates && (self.draining || hurried) {
+                mediates = false;
+                let _ = kill(self.mediator.pid, Signal::SIGKILL);
+            }
             if self.draining && !waits && !hurried {
                 waits = true;
                 until = Instant::now() + DRAIN_MOST + LAST_WORDS;
@@ -43,6 +47,7 @@ impl Warden {
             }
             self.last_words(left);
         }
+        let _ = kill(self.mediator.pid, Signal::SIGKILL);
         let until = Instant::now() + LAST_WORDS;
         let left = until.saturating_duration_since(Instant::now());
         let unwritten = self.sink.take().map_or(0, |sink| sink.finish(left));

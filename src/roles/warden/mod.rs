@@ -192,8 +192,8 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
     let no_cage = own("the warden can not close its own cage");
     // Before the jail is built: a refusal then is said as what it is.
     let clients = Clients::bind(options, &chosen).map_err(Refusal)?;
-    let prepared = WardenToFront::Prepared(chosen.prepared());
-    ends.front.send(&prepared).map_err(|e| own("front is gone")(&e))?;
+    let _ = ends.init.send(&WardenToInit::Prepared(chosen.prepared())); // If it is gone, front knows why.
+    ends.front.send(&WardenToFront::Prepared(chosen.prepared())).map_err(|e| own("front is gone")(&e))?;
     // From here on while front builds the namespaces.
     cages::drop_capabilities().map_err(|e| no_cage(&e))?;
     prctl::set_dumpable(false).map_err(|e| no_cage(&e))?;
