@@ -29,6 +29,7 @@ mod alive;
 mod dial;
 mod dns;
 mod drain;
+mod flow;
 mod flows;
 mod poll;
 mod pump;
@@ -36,6 +37,7 @@ mod ready;
 mod setup;
 #[cfg(test)]
 mod tests;
+mod tune;
 mod udp;
 mod warden;
 
@@ -56,7 +58,7 @@ use crate::policy::{Rule, Table};
 use crate::stack::{Closed, Duration, Event, FlowId, Instant, Limit, Sink, Stack};
 use crate::tun::{self, VNET_HEADER};
 use alive::Young;
-use pump::Flow;
+use flow::Flow;
 use ready::Ready;
 
 pub use setup::{Driver, Ended, Limits, Login, Setup, WorkerError};

@@ -11,7 +11,7 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 
-use super::table::MappingId;
+use super::id::MappingId;
 use crate::stack::udp::HEADROOM;
 
 /// The most messages of one system call.
@@ -289,7 +289,7 @@ mod tests {
     use std::net::UdpSocket;
     use std::os::fd::AsRawFd;
 
-    use super::super::table::MappingId;
+    use super::super::id::MappingId;
     use super::*;
 
     fn id() -> MappingId {

@@ -22,6 +22,7 @@
 
 mod batch;
 mod end;
+pub(super) mod id;
 mod leg;
 mod receive;
 mod siblings;
@@ -48,9 +49,9 @@ use leg::Leg;
 use receive::hear_complaints;
 use table::{Key, Mappings, Peer, Tally};
 
+use id::MappingId;
 pub use siblings::Siblings;
 pub use table::Limits;
-pub(crate) use table::MappingId;
 
 /// How many refusals are remembered, so that a repeated one is not recorded again.
 const SAID_SLOTS: usize = 256;

@@ -16,9 +16,10 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use nix::sys::uio::writev;
 
+use super::id::MappingId;
 use super::leg::{Associating, Leg, Step};
 use super::table::Mapping;
-use super::{Begin, MappingId, Worker, mtu_for};
+use super::{Begin, Worker, mtu_for};
 use crate::control::worker::ToWarden;
 use crate::log::Close;
 use crate::names::pool;
