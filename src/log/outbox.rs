@@ -14,7 +14,7 @@ use super::{Kind, Record};
 pub const MAX_BATCH: usize = 63 * 1024;
 
 /// The most bytes of records that wait; about 10,000 records.
-pub const MAX_QUEUED: usize = 1024 * 1024;
+const MAX_QUEUED: usize = 1024 * 1024;
 
 /// Records for one message.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
