@@ -25,14 +25,13 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::control::rundir;
 use crate::registry::{self, LoadError, Loaded, Search, report};
 use crate::roles::front::OWN_FAILURE;
 use crate::roles::say;
-use args::{Arguments, Subcommand};
+use args::{Arguments, Run, Subcommand};
 
 /// 1: the command did its work, and found something wrong.
 const FINDING: i32 = 1;
@@ -42,12 +41,12 @@ const USAGE: i32 = 2;
 /// Runs the program. `ignored` are the signals that were ignored when it began, as a bit mask.
 pub fn main(ignored: u64) -> i32 {
     let words: Vec<OsString> = std::env::args_os().collect();
-    let arguments = match Arguments::try_parse_from(&words) {
+    let arguments = match Arguments::of(&words) {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error, &words),
     };
     match arguments.subcommand {
-        Subcommand::Run(options) => run::run(options, ignored),
+        Subcommand::Run(Run::Run(options)) => run::run(options, ignored),
         Subcommand::Shell(options) => run::shell(options, ignored),
         Subcommand::Ps(options) => ps::run(&options),
         Subcommand::Exec(options) => exec::run(options, ignored),

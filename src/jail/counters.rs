@@ -7,12 +7,13 @@ use std::fs;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use serde::{Deserialize, Serialize};
 
 /// Where the limits are.
 const FOLDER: &str = "/proc/sys/user";
 
 /// The limits that a jail gets, read in the caller's user namespace.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Shares(Vec<(String, u64)>);
 
 impl Shares {

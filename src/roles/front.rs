@@ -8,10 +8,8 @@
 //! are swallowed here once it runs; those sent to front by a process are passed on, whichever they are.
 
 use std::collections::VecDeque;
-use std::ffi::{CString, OsString};
-use std::io::{self, IsTerminal, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStringExt;
+
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -22,20 +20,19 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
 use super::fork::{self, Bond, reap};
+use super::preparing::{self, Preparing};
 use super::remark::Told;
 use super::rest::Rest;
-use super::signals::{Received, Signals, die_by};
+use super::signals::{Signals, die_by};
 use super::terminal::Terminal;
 use super::{RunOptions, init, say, streams, warden};
 use crate::check;
-use crate::control::channel::{self, Channel, ChannelError};
-use crate::control::messages::{Ending, FrontToInit, FrontToWarden, InitToFront, Prepared, Refusal, WardenToFront};
+use crate::control::channel::{self, Channel};
+use crate::control::messages::{Ending, FrontToInit, FrontToWarden, Go, InitToFront, Machine, Refusal, WardenToFront};
 use crate::jail::counters;
-use crate::jail::environment::{self, Choices, Environment};
 use crate::jail::letterbox;
 use crate::jail::namespaces::{self, Side};
 use crate::jail::payload::{Attributes, StageError};
-use crate::jail::signals::bit;
 
 /// netjail's own failure, usage included.
 pub const OWN_FAILURE: i32 = 125;
@@ -118,7 +115,7 @@ fn with_what_is_missing(failure: String) -> String {
 }
 
 /// Why there is no ending to report.
-enum Stop {
+pub(super) enum Stop {
     Refused(Refusal),
     /// The jail could not be made, perhaps because of this machine.
     NotBuilt(Refusal),
@@ -149,7 +146,8 @@ impl From<Refusal> for Stop {
     }
 }
 
-fn own(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
+/// A failure of netjail's own: what it could not do, and the error.
+pub(super) fn own(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
     move |e| Refusal(format!("{what}: {e}"))
 }
 
@@ -157,6 +155,7 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
     let handled = Signals::block(&[]).map_err(|e| own("can not block signals")(&e))?;
     let attributes = Attributes::of_caller(ignored, handled.mask_before());
     counters::raise_descriptors();
+    let draft = init::Draft::new(options, attributes).map_err(Refusal)?;
 
     let no_channel = own("can not make a channel");
     let (to_warden, warden_end) = channel::pair::<FrontToWarden, WardenToFront>().map_err(|e| no_channel(&e))?;
@@ -175,24 +174,34 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
     };
     drop((warden_end, warden_init));
 
-    let draft = init::Draft::of_caller();
-    let prepared = Preparing { warden: &to_warden, signals: &handled, ignored }.until_prepared()?;
-    told.environment = environment(options, &prepared);
-    let variables = as_execve_wants(told.environment.clone());
-    let plan = init::Plan::new(options, &prepared, draft, attributes, variables).map_err(Refusal)?;
-    told.file = plan.program();
-
+    // Namespaces take the kernel about as long as the warden takes for the registry: both begin at once.
     // SAFETY: front has started no thread.
-    let side = unsafe { namespaces::clone_into_new() }
-        .map_err(|e| Stop::not_built(e.raw_os_error(), namespaces::explain(&e)))?;
-    let child = match side {
-        Side::Child => {
+    let child = match unsafe { namespaces::clone_into_new() } {
+        Ok(Side::Child) => {
             drop((to_warden, to_init, handled));
-            init::run(plan, init::Ends { front: init_end, warden: init_warden })
+            init::run(options, draft, init::Ends { front: init_end, warden: init_warden })
         }
-        Side::Parent(child) => child,
+        Ok(Side::Parent(child)) => Ok(child.pid),
+        Err(e) => Err(Stop::not_built(e.raw_os_error(), namespaces::explain(&e))),
     };
-    drop((init_end, init_warden, plan));
+    drop((init_end, init_warden, draft));
+
+    let machine = Machine::of_caller();
+    let init = child.as_ref().ok().map(|&pid| (pid, &to_init));
+    let prepared = Preparing { warden: &to_warden, init, signals: &handled, ignored }.until_prepared();
+    let (child, prepared) = match (child, prepared) {
+        (Ok(child), Ok(prepared)) => (child, prepared),
+        (Ok(child), Err(stop)) => {
+            let _ = kill(child, Signal::SIGKILL);
+            let _ = reap(child);
+            return Err(stop);
+        }
+        // What is wrong with the registry comes before what is wrong with the machine.
+        (Err(_), Err(stop)) | (Err(stop), Ok(_)) => return Err(stop),
+    };
+    let go = Go { prepared: prepared.clone(), machine };
+    // If init is gone, the watch hears what it said last.
+    let _ = to_init.send(&FrontToInit::Go(Box::new(go)));
 
     let mut early = VecDeque::new();
     let ending = Watch {
@@ -200,7 +209,7 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
         init: &to_init,
         warden: &to_warden,
         signals: &handled,
-        child: child.pid,
+        child,
         verbose: options.verbose,
         running: false,
         warden_lives: true,
@@ -211,111 +220,19 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
     told.ended = Some(Instant::now());
     // Whatever happened, nothing of the jail outlives front. Init that reported an ending has ended its tree before, and only
     // takes its mounts down; otherwise the tree must be dead before the warden is told so.
-    let _ = kill(child.pid, Signal::SIGKILL);
+    let _ = kill(child, Signal::SIGKILL);
     if ending.is_err() {
-        let _ = reap(child.pid);
+        let _ = reap(child);
     }
     let failed = matches!(ending, Ok(Ending::Exited(status)) if status != 0);
+    if failed {
+        told.environment = init::environment(options, &prepared);
+        told.file = init::program(options, &told.environment);
+    }
     let rest = Rest { warden: &to_warden, pid: warden_pid, signals: &handled, early };
     rest.finish(options, told, failed);
-    let _ = reap(child.pid);
+    let _ = reap(child);
     ending
-}
-
-/// The environment that the command gets.
-fn environment(options: &RunOptions, prepared: &Prepared) -> Environment {
-    let session = options.session.set.iter();
-    let choices = Choices {
-        set: session.chain(&options.set_environment).cloned().collect(),
-        clear: options.clear_environment,
-        secrets: prepared.secret_variables.clone(),
-        host_name: host_name(),
-    };
-    environment::build(std::env::vars_os(), &choices)
-}
-
-/// What variables such as HOST may be set to.
-pub fn host_name() -> String {
-    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// `NAME=value`, each with its zero byte.
-pub fn as_execve_wants(environment: Environment) -> Vec<CString> {
-    let join = |(name, value): (OsString, OsString)| [name.into_vec(), value.into_vec()].join(&b'=');
-    environment.variables.into_iter().filter_map(|variable| CString::new(join(variable)).ok()).collect()
-}
-
-/// Before there is a jail: what the warden says, and a person who changes his mind.
-struct Preparing<'a> {
-    warden: &'a Channel<FrontToWarden, WardenToFront>,
-    signals: &'a Signals,
-    /// Those that the caller ignored.
-    ignored: u64,
-}
-
-impl Preparing<'_> {
-    /// Listens to the warden until the jail can be built.
-    fn until_prepared(&self) -> Result<Prepared, Stop> {
-        loop {
-            self.wait_for(self.warden.as_fd())?;
-            match self.warden.receive() {
-                Ok((WardenToFront::Say(text), _)) => say(&text),
-                Ok((WardenToFront::Ask(question), _)) => {
-                    let answer = self.ask(&question)?;
-                    self.warden.send(&FrontToWarden::Answer(answer)).map_err(|e| own("the warden is gone")(&e))?;
-                }
-                Ok((WardenToFront::Prepared(prepared), _)) => return Ok(prepared),
-                Ok((WardenToFront::Refused(refusal), _)) => return Err(refusal.into()),
-                Ok((WardenToFront::Notify(_) | WardenToFront::SocketRefused(_), _)) => {}
-                Ok((WardenToFront::Finished { .. } | WardenToFront::Draining, _)) | Err(ChannelError::Closed) => {
-                    let text = "its warden died while it read the registry; no jail was started";
-                    return Err(Refusal(text.into()).into());
-                }
-                Err(e) => return Err(own("the warden can not be understood")(&e).into()),
-            }
-        }
-    }
-
-    /// Puts a yes-or-no question to the person at the terminal; anything but a clear yes is a no.
-    fn ask(&self, question: &str) -> Result<bool, Stop> {
-        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            return Ok(false);
-        }
-        let _ = write!(io::stderr(), "netjail: {question} [y/N] ");
-        self.wait_for(io::stdin().as_fd())?;
-        let mut answer = String::new();
-        Ok(io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
-    }
-
-    /// Waits until there is something to read, or a signal ends this program.
-    fn wait_for(&self, what: BorrowedFd<'_>) -> Result<(), Stop> {
-        loop {
-            let mut polled =
-                [PollFd::new(what, PollFlags::POLLIN), PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut polled, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(own("can not wait for events")(&errno).into()),
-            }
-            let ready = polled[0].revents().is_some_and(|events| !events.is_empty());
-            while let Some(received) = self.signals.next() {
-                self.heed(received)?;
-            }
-            if ready {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Does what the signal would do to a program that does nothing about it.
-    fn heed(&self, received: Received) -> Result<(), Stop> {
-        if self.ignored & bit(received.number) != 0 {
-            return Ok(());
-        }
-        if received.is(Signal::SIGTSTP) {
-            let _ = raise(Signal::SIGSTOP);
-        }
-        if received.ends_a_program() { Err(Stop::Interrupted(received.number)) } else { Ok(()) }
-    }
 }
 
 /// The main loop.
@@ -398,15 +315,10 @@ impl Watch<'_> {
     fn hear_init(&mut self) -> Option<Result<Ending, Stop>> {
         match self.init.receive() {
             Ok((InitToFront::MapMe, _)) => {
-                let mapped = namespaces::map_everyone(&self.child.to_string())
-                    .map_err(|e| Refusal(format!("can not map the ids of the jail: {e}")))
-                    .and_then(|()| self.init.send(&FrontToInit::Mapped).map_err(|e| own("init is gone")(&e)));
-                mapped.err().map(|refusal| Err(refusal.into()))
+                preparing::map(self.child, self.init).err().map(|refusal| Err(refusal.into()))
             }
             Ok((InitToFront::Closed, _)) => {
-                // Until now init needed a parent that can be read (a fork of an undumpable one can not write its map).
-                let _ = prctl::set_dumpable(false);
-                let _ = prctl::set_no_new_privs();
+                preparing::close();
                 None
             }
             Ok((InitToFront::Notes(notes), _)) => {

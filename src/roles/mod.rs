@@ -13,6 +13,7 @@ pub mod front;
 pub mod guard;
 pub mod init;
 pub mod mediator;
+mod preparing;
 pub mod relay;
 pub mod remark;
 mod rest;
