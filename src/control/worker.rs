@@ -21,7 +21,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::messages::HostView;
-use crate::log::Batch;
+use crate::log::{Batch, MAX_BATCH};
 use crate::overlay::DialError;
 use crate::policy::Table;
 
@@ -34,6 +34,9 @@ pub const DRAIN_MOST: Duration = Duration::from_secs(30);
 /// The most connections that a worker has made ahead of its dials. As many descriptors fit one message.
 pub const AHEAD_MOST: usize = 16;
 const _: () = assert!(AHEAD_MOST <= super::packet::MAX_DESCRIPTORS);
+
+/// A batch of records is one message, with what is wrapped round it.
+const _: () = assert!(MAX_BATCH + 1024 <= super::channel::MAX_MESSAGE);
 
 /// From a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -40,7 +40,10 @@ impl Worker {
 
     /// Sees to those that have become old enough.
     pub(super) fn young_due(&mut self) {
-        while let Some((_, id)) = self.young.flows.pop_front_if(|(at, _)| *at <= self.now) {
+        while let Some(&(at, id)) = self.young.flows.front()
+            && at <= self.now
+        {
+            self.young.flows.pop_front();
             if let Some(fd) = self.flow(id).and_then(|flow| flow.fd.as_ref()) {
                 keep_alive(fd);
             }

@@ -17,11 +17,11 @@ use nix::sys::socket::{
     sockopt,
 };
 
-use super::dns::Stream;
+use super::flow::{Dial, Flow, Stage, Step, Stream};
 use super::poll::Token;
-use super::pump::{Flow, Stage};
 use super::ready::Taken;
-use super::udp::MappingId;
+use super::tune::keep_urgent_in_line;
+use super::udp::id::MappingId;
 use super::{Driver, Worker, WorkerError};
 use crate::control::worker::ToWarden;
 use crate::flow::{Refusal, Target};
@@ -33,24 +33,6 @@ use crate::stack::FlowId;
 
 /// More than the longest reply, so that the program's first bytes come with it in one read.
 const REPLY: usize = 2048;
-
-/// How far a dial is.
-pub(super) struct Dial {
-    target: Target,
-    step: Step,
-    /// The connection was made before the dial, and no answer to the request has come yet: if it closes now, that says
-    /// nothing about the target.
-    unproven: bool,
-}
-
-enum Step {
-    /// The warden was asked.
-    Asked,
-    /// connect(2) is in progress; a connection that was made ahead has its handshake with it.
-    Connecting(Option<Handshake>),
-    /// The proxy is spoken to.
-    Greeting(Handshake),
-}
 
 impl Worker {
     /// A program dials.
@@ -274,11 +256,6 @@ impl Worker {
             }
         }
     }
-}
-
-/// A byte that was sent out of band stays where it is in the stream, for the stack knows no other place.
-pub(super) fn keep_urgent_in_line(fd: &OwnedFd) {
-    let _ = setsockopt(fd, sockopt::OobInline, &true);
 }
 
 /// A connection to a proxy, and what it is ready for as far as is known.

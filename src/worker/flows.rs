@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::pump::{self, Flow};
+use super::flow::Flow;
+use super::tune;
 use super::{BURST, GIVE_BACK_WAIT, Worker};
 use crate::flow::{Refusal, Target};
 use crate::log::{Close, End, Kind, Protocol, Record};
@@ -80,7 +81,7 @@ impl Worker {
     pub(super) fn close(&mut self, id: FlowId, close: Close, hard: bool) {
         if let Some(flow) = self.remove(id) {
             if hard && let Some(fd) = &flow.fd {
-                pump::reset_on_close(fd);
+                tune::reset_on_close(fd);
             }
             self.record_end(*flow, close, None);
         }

@@ -29,6 +29,7 @@ mod alive;
 mod dial;
 mod dns;
 mod drain;
+mod flow;
 mod flows;
 mod poll;
 mod pump;
@@ -37,6 +38,7 @@ mod setup;
 mod spin;
 #[cfg(test)]
 mod tests;
+mod tune;
 mod udp;
 mod warden;
 
@@ -57,7 +59,7 @@ use crate::policy::{Rule, Table};
 use crate::stack::{Closed, Duration, Event, FlowId, Instant, Limit, Sink, Stack};
 use crate::tun::{self, VNET_HEADER};
 use alive::Young;
-use pump::Flow;
+use flow::Flow;
 use ready::Ready;
 use spin::Spin;
 

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::udp::MappingId;
+use super::udp::id::MappingId;
 use crate::stack::{Duration, FlowId};
 
 /// How many events one wait may bring.

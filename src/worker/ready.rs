@@ -147,7 +147,7 @@ impl Worker {
             let Ok(handshake) = self.driver.greeting() else { continue };
             self.ready.next_key = self.ready.next_key.wrapping_add(1);
             let key = self.ready.next_key;
-            super::dial::keep_urgent_in_line(&fd);
+            super::tune::keep_urgent_in_line(&fd);
             if self.poll.add(fd.as_fd(), Token::Ready(key)).is_ok() {
                 self.ready.made.push_back(Made { key, fd, handshake, connected: false, until: self.now + LIFE });
             }

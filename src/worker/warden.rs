@@ -5,7 +5,7 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::udp::MappingId;
+use super::udp::id::MappingId;
 use super::{RECORDS_WAIT, Worker, WorkerError, poll};
 use crate::control::channel::ChannelError;
 use crate::control::messages::HostView;

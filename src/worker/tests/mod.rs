@@ -249,7 +249,7 @@ fn echo(mut stream: TcpStream) {
 }
 
 fn reset(stream: TcpStream) {
-    pump::reset_on_close(&stream.into());
+    tune::reset_on_close(&stream.into());
 }
 
 fn dial(host: &str, port: u16) -> std::io::Result<TcpStream> {

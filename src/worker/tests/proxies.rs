@@ -57,7 +57,9 @@ pub(super) fn down_inside() {
 /// A SOCKS5 server that does what the port says: 80 connects, below 100 is a reply code, the rest is misbehaviour.
 fn scripted_proxy(mut stream: TcpStream) {
     let mut head = [0; 3];
-    stream.read_exact(&mut head).unwrap();
+    if stream.read_exact(&mut head).is_err() {
+        return; // made ahead, and never needed
+    }
     assert_eq!(head, [5, 1, 0]);
     stream.write_all(&[5, 0]).unwrap();
     let mut request = [0; 4];

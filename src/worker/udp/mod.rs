@@ -22,6 +22,7 @@
 
 mod batch;
 mod end;
+pub(super) mod id;
 mod leg;
 mod receive;
 mod send;
@@ -47,9 +48,9 @@ use batch::{Receiver, Sender};
 use leg::Leg;
 use table::{Key, Mappings, Peer, Tally};
 
+use id::MappingId;
 pub use siblings::Siblings;
 pub use table::Limits;
-pub(crate) use table::MappingId;
 
 /// How many refusals are remembered, so that a repeated one is not recorded again.
 const SAID_SLOTS: usize = 256;

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
 use super::batch::{Incoming, Receiver, Train};
+use super::id::MappingId;
 use super::leg::{self, Leg};
+use super::socks;
 use super::table::{Mapping, Peer, Tally};
-use super::{MappingId, socks};
 use crate::flow::Target;
 use crate::log::{Kind, Protocol, Record};
 use crate::overlay::DialError;

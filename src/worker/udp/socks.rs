@@ -16,9 +16,10 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 
 use super::batch::{Cut, Train};
+use super::id::MappingId;
 use super::leg::{Associating, Leg, Step};
 use super::table::Mapping;
-use super::{Begin, MappingId, Udp, Worker};
+use super::{Begin, Udp, Worker};
 use crate::control::worker::ToWarden;
 use crate::log::Close;
 use crate::names::pool;

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, SockaddrLike, SockaddrStorage, send, sendto, setsockopt, sockopt};
 
-use super::super::table::MappingId;
+use super::super::id::MappingId;
 use super::{Control, Train};
 
 /// The most messages of one system call.
