@@ -7,7 +7,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
 use super::{Draft, Ends, Plan};
-use crate::control::messages::{FrontToInit, InitToFront, InitToWarden, Note, Refusal, WardenToInit};
+use crate::control::messages::{FrontToInit, InitToFront, InitToWarden, Machine, Note, Refusal, WardenToInit};
 use crate::jail::payload::ignore;
 use crate::jail::{landlock, letterbox, mounts, namespaces, network};
 use crate::roles::{RunOptions, title};
@@ -39,8 +39,8 @@ pub fn build(options: &RunOptions, draft: Draft, ends: &Ends) -> Result<(Plan, V
     ] {
         ignore(signal);
     }
-    let mut signals = Vec::new();
-    map_ids(&draft, ends, &mut signals)?;
+    let mut heard = Heard::default();
+    map_ids(&draft, ends, &mut heard)?;
     prctl::set_dumpable(false).map_err(|e| stage("close init to others")(&e))?;
     tell_front(ends, &InitToFront::Closed)?;
 
@@ -54,8 +54,9 @@ pub fn build(options: &RunOptions, draft: Draft, ends: &Ends) -> Result<(Plan, V
     drop(queues);
 
     let machine = loop {
-        if let FrontToInit::Machine(machine) = hear_front(ends, &mut signals)? {
-            break machine;
+        match heard.machine.take() {
+            Some(machine) => break machine,
+            None => heard.front(ends)?,
         }
     };
     let prepared = match ends.warden.receive() {
@@ -91,7 +92,7 @@ pub fn build(options: &RunOptions, draft: Draft, ends: &Ends) -> Result<(Plan, V
         tell_front(ends, &InitToFront::Notes(notes))?;
     }
     match ends.warden.receive() {
-        Ok((WardenToInit::Ready, _)) => Ok((plan, signals)),
+        Ok((WardenToInit::Ready, _)) => Ok((plan, heard.signals)),
         other => Err(no_jail(other)),
     }
 }
@@ -104,23 +105,38 @@ fn no_jail<E>(word: Result<(WardenToInit, Vec<OwnedFd>), E>) -> Refusal {
     }
 }
 
-fn map_ids(draft: &Draft, ends: &Ends, signals: &mut Vec<i32>) -> Result<(), Refusal> {
+fn map_ids(draft: &Draft, ends: &Ends, heard: &mut Heard) -> Result<(), Refusal> {
     let identity = &draft.setting.identity;
     if !identity.full_range {
         return namespaces::map_self_only("self", identity.uid, identity.gid).map_err(|e| stage("map its user")(&e));
     }
     tell_front(ends, &InitToFront::MapMe)?;
-    while !matches!(hear_front(ends, signals)?, FrontToInit::Mapped) {}
+    while !heard.mapped {
+        heard.front(ends)?;
+    }
     Ok(())
 }
 
-/// The next word of front's; a signal among them is kept for the command.
-fn hear_front(ends: &Ends, signals: &mut Vec<i32>) -> Result<FrontToInit, Refusal> {
-    let (message, _) = ends.front.receive().map_err(|_| Refusal("front died while the jail was being built".into()))?;
-    if let FrontToInit::Signal(number) = &message {
-        signals.push(*number);
+/// What front has said, in whatever order it came.
+#[derive(Default)]
+struct Heard {
+    mapped: bool,
+    machine: Option<Machine>,
+    /// For the command, once there is one.
+    signals: Vec<i32>,
+}
+
+impl Heard {
+    /// Waits for front's next word.
+    fn front(&mut self, ends: &Ends) -> Result<(), Refusal> {
+        let word = ends.front.receive().map_err(|_| Refusal("front died while the jail was being built".into()))?;
+        match word.0 {
+            FrontToInit::Mapped => self.mapped = true,
+            FrontToInit::Machine(machine) => self.machine = Some(machine),
+            FrontToInit::Signal(number) => self.signals.push(number),
+        }
+        Ok(())
     }
-    Ok(message)
 }
 
 fn tell_front(ends: &Ends, message: &InitToFront) -> Result<(), Refusal> {
