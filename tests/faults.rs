@@ -56,7 +56,12 @@ fn the_death_of_any_role_leaves_no_survivor_and_no_network() {
 fn a_mediators_worker_that_dies_is_replaced_and_the_jail_goes_on() {
     let proxy = Proxy::serving(Behaviour::Echo);
     let jail = Jail::socks5(proxy.addr, "");
-    let line = format!("echo up; read x; {p} echo {t} back; echo done", p = lab::tool("probe"), t = TARGETS[0]);
+    // There is a worker from the first connect on.
+    let line = format!(
+        "{p} echo {t} first; echo up; read x; {p} echo {t} back; echo done",
+        p = lab::tool("probe"),
+        t = TARGETS[0]
+    );
     let mut running = jail.start("app:proxy", &["sh", "-c", &line]);
     running.until("up");
     let worker = |not: i32| {

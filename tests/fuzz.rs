@@ -158,7 +158,9 @@ impl Target {
             std::fs::write(jail.work().join(name), text).unwrap();
         }
         let probe = lab::tool("probe");
-        let line = format!("echo up; read x; {line}\n {probe} echo 203.0.113.10:80 alive");
+        // The mediator has a worker from the first connect on.
+        let worker = format!("{probe} connect 127.0.0.1:1 >/dev/null 2>&1");
+        let line = format!("{worker}; echo up; read x; {line}\n {probe} echo 203.0.113.10:80 alive");
         let mut running = jail.start("app:proxy", &["sh", "-c", &line]);
         running.until("up");
         for name in ROLES {

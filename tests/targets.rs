@@ -24,7 +24,9 @@ const ROLES: [&str; 6] = ["netjail", "nj-warden", "nj-relay", "nj-mediator", "nj
 /// A jail that stays, and the pids of its roles.
 fn standing() -> (Running, Vec<(i32, String)>) {
     let jail = Jail::new();
-    let mut running = jail.start("nil", &["sh", "-c", "echo up; read x"]);
+    // The mediator has a worker from the first connect on.
+    let line = format!("{} connect 127.0.0.1:1 >/dev/null 2>&1; echo up; read x", lab::tool("probe"));
+    let mut running = jail.start("nil", &["sh", "-c", &line]);
     running.until("up");
     let roles = lab::wait_for("the roles", std::time::Duration::from_secs(20), || {
         let all: Vec<_> = tree(running.pid()).into_iter().filter(|(_, name)| ROLES.contains(&name.as_str())).collect();

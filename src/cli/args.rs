@@ -17,10 +17,36 @@ pub struct Arguments {
     pub subcommand: Subcommand,
 }
 
+/// The same with one subcommand only. Most of what the parser does is to describe what was not asked for, and a jail is to
+/// start fast.
+#[derive(Debug, Parser)]
+#[command(name = "netjail", version, disable_help_subcommand = true, arg_required_else_help = true)]
+struct RunAlone {
+    #[command(subcommand)]
+    subcommand: Run,
+}
+
+impl Arguments {
+    /// Parses the words of a command line, the program's own name first.
+    pub fn of(words: &[OsString]) -> Result<Self, clap::Error> {
+        if words.get(1).is_some_and(|word| word == "run") {
+            RunAlone::try_parse_from(words).map(|alone| Self { subcommand: Subcommand::Run(alone.subcommand) })
+        } else {
+            Self::try_parse_from(words)
+        }
+    }
+}
+
 #[derive(Debug, clap::Subcommand)]
-pub enum Subcommand {
+pub enum Run {
     /// Run a command in a jail.
     Run(RunArguments),
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Subcommand {
+    #[command(flatten)]
+    Run(Run),
     /// Run your shell in a jail.
     Shell(ShellArguments),
     /// List the jails that run.
@@ -350,5 +376,32 @@ fn parse_variable(text: &str) -> Result<(OsString, OsString), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
         _ => Err("expected NAME=VALUE".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_is_the_same_command_parsed_alone() {
+        for words in [
+            &["netjail", "run", "--help"][..],
+            &["netjail", "run", "-h"],
+            &["netjail", "run"],
+            &["netjail", "run", "--netwrok", "x", "true"],
+            &["netjail", "run", "--mtu", "1", "true"],
+            &["netjail", "run", "--home", "nowhere", "true"],
+            &["netjail", "run", "-q", "-v", "true"],
+            &["netjail", "run", "--version"],
+        ] {
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            let text = |outcome: Result<Arguments, clap::Error>| outcome.expect_err("is refused").render().to_string();
+            assert_eq!(text(Arguments::of(&words)), text(Arguments::try_parse_from(&words)), "{words:?}");
+        }
+        let words: Vec<OsString> =
+            ["netjail", "run", "--mtu", "1500", "-v", "--", "a", "-b"].map(OsString::from).into();
+        let shown = |outcome: Result<Arguments, clap::Error>| format!("{:?}", outcome.expect("is accepted"));
+        assert_eq!(shown(Arguments::of(&words)), shown(Arguments::try_parse_from(&words)));
     }
 }

@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 
+use clap::CommandFactory;
 use clap::error::{ContextKind, ErrorKind};
-use clap::{CommandFactory, Parser};
 
-use super::args::{Arguments, Subcommand};
+use super::args::{Arguments, Run, Subcommand};
 
 /// `netjail --network app:tor curl …` is not a command line of netjail's, but it would be one with `run`: says which.
 pub fn run_forgotten(error: &clap::Error, words: &[OsString]) -> Option<String> {
@@ -16,8 +16,8 @@ pub fn run_forgotten(error: &clap::Error, words: &[OsString]) -> Option<String> 
     }
     let mut with_run = words.to_vec();
     with_run.insert(1.min(words.len()), "run".into());
-    let options = match Arguments::try_parse_from(&with_run).ok()?.subcommand {
-        Subcommand::Run(options) => options,
+    let options = match Arguments::of(&with_run).ok()?.subcommand {
+        Subcommand::Run(Run::Run(options)) => options,
         _ => return None,
     };
     let command_at = with_run.len() - options.command.len();
@@ -41,7 +41,7 @@ mod tests {
 
     fn said(line: &[&str]) -> Option<String> {
         let words: Vec<OsString> = line.iter().map(OsString::from).collect();
-        run_forgotten(&Arguments::try_parse_from(&words).unwrap_err(), &words)
+        run_forgotten(&Arguments::of(&words).unwrap_err(), &words)
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::channel::ChannelError;
+use crate::jail::counters::Shares;
 use crate::jail::payload::StageError;
 use crate::policy::Table;
 use crate::registry::{Id, NameFamilies, Network};
@@ -130,8 +131,41 @@ pub struct Note {
 pub enum FrontToInit {
     /// Answers [`InitToFront::MapMe`].
     Mapped,
+    /// There will be a jail; what init needs for the rest of it.
+    Go(Box<Go>),
     /// Send this signal to the command.
     Signal(i32),
+}
+
+/// What init can not find out by itself: it is in other namespaces, and was forked before the registry was read.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Go {
+    /// The warden's word.
+    pub prepared: Prepared,
+    /// What front asked the machine.
+    pub machine: Machine,
+}
+
+/// What of the machine decides how a jail is built.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Machine {
+    /// The limits that the jail gets.
+    pub shares: Shares,
+    /// Who the caller is, where a name service knows.
+    pub account: Option<Account>,
+    /// See [`core_limit_is_fixed`](crate::jail::seccomp::Options::core_limit_is_fixed).
+    pub core_limit_is_fixed: bool,
+}
+
+/// A user, as passwd(5) has it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Account {
+    /// The login name.
+    pub name: String,
+    /// The login shell.
+    pub shell: PathBuf,
+    /// The home folder.
+    pub home: PathBuf,
 }
 
 /// init -> warden.

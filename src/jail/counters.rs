@@ -7,12 +7,13 @@ use std::fs;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use serde::{Deserialize, Serialize};
 
 /// Where the limits are.
 const FOLDER: &str = "/proc/sys/user";
 
 /// The limits that a jail gets, read in the caller's user namespace.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Shares(Vec<(String, u64)>);
 
 impl Shares {
@@ -35,6 +36,15 @@ impl Shares {
             let _ = fs::write(format!("{FOLDER}/{name}"), limit.to_string());
         }
     }
+}
+
+/// What to do where there may be no further process (fork(2), EAGAIN).
+pub const TOO_MANY_PROCESSES: &str = "raise the limit of processes and threads, the user's (ulimit -u) or the control group's \
+     (pids.max: TasksMax= of a systemd unit, --pids-limit of a container), or end some of them";
+
+/// The same behind the kernel's own words; nothing for another errno.
+pub fn remedy(errno: i32) -> String {
+    if errno == libc::EAGAIN { format!("; {TOO_MANY_PROCESSES}") } else { String::new() }
 }
 
 /// Lets the jail have half of the processes that its user may have. To be called in the jail's first user namespace by the

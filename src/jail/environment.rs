@@ -3,9 +3,9 @@
 //! A pure function of two lists. What is dropped is reported by name, never by value.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::net::IpAddr;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// Variables that lead to a socket of the host, or to a proxy that only works there.
 const SOCKETS: [&str; 45] = [
@@ -108,6 +108,19 @@ pub struct Environment {
     pub variables: BTreeMap<OsString, OsString>,
     /// The names that were dropped, sorted. Empty with `--env-clear`, which says so itself.
     pub dropped: Vec<OsString>,
+}
+
+impl Environment {
+    /// `NAME=value`, each with its zero byte.
+    pub fn as_execve_wants(self) -> Vec<CString> {
+        let join = |(name, value): (OsString, OsString)| [name.into_vec(), value.into_vec()].join(&b'=');
+        self.variables.into_iter().filter_map(|variable| CString::new(join(variable)).ok()).collect()
+    }
+}
+
+/// What variables such as HOST may be set to.
+pub fn host_name() -> String {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// Makes the command's environment from the caller's.

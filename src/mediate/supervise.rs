@@ -1,6 +1,7 @@
 //! The parent of the worker: hands it listeners, keeps what it learns, replaces it when a jail has blocked it.
 //!
-//! It never holds a descriptor that could block: listeners, `O_PATH` descriptors of inodes, and netjail's own channels.
+//! It never holds a descriptor that could block: listeners, `O_PATH` descriptors of inodes, and netjail's own channels. The
+//! first worker begins with the first call, so a command that never connects or listens has none.
 
 use std::convert::Infallible;
 use std::ffi::OsStr;
@@ -13,10 +14,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
-use serde::{Deserialize, Serialize};
 
 use super::bound::{Allowed, Bound, Entry};
 use super::flight::Flight;
+use super::handover::{Down, Listener, State, Up};
 use super::messages::{acknowledge, receive_listener};
 use super::notify::{self, Answer};
 use super::target::network_of;
@@ -33,77 +34,11 @@ const MAX_DEATHS: u32 = 5;
 /// What "at once" means.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
-/// To the worker.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Down {
-    /// Beside it: the listener of another command.
-    Listener {
-        /// Its number.
-        number: u32,
-        /// The jail's network.
-        network: u64,
-        /// Only a fatal signal interrupts its calls.
-        killable: bool,
-    },
-    /// Beside it: an inode that may be connected to.
-    Allow,
-    /// Beside it: a folder in which a name, or everything, may be connected to, and the socket that has the name now.
-    AllowEntry {
-        /// Bytes of one name.
-        name: Option<Vec<u8>>,
-        /// No other socket is meant by the name.
-        only_this: bool,
-    },
-    /// Datagram sockets may be connected to any path.
-    AllowDatagrams,
-    /// Beside it: both sockets of the letterbox.
-    Letterbox,
-    /// Read what is left there.
-    ReadLetters,
-}
-
-/// From the worker.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Up {
-    /// Beside it: an inode that was bound inside.
-    Bound {
-        /// The socket's network.
-        network: u64,
-    },
-    /// For the warden.
-    Event(FromMediator),
-}
-
-/// A filter's listener.
-#[derive(Debug)]
-pub(super) struct Listener {
-    /// From 1; never used twice.
-    pub number: u32,
-    /// The jail's network, as [`network_of`] numbers it.
-    pub network: u64,
-    /// Only a fatal signal interrupts its calls.
-    pub killable: bool,
-    /// What notifications arrive on.
-    pub fd: OwnedFd,
-}
-
-/// What outlives a worker.
-#[derive(Debug)]
-pub(super) struct State {
-    pub listeners: Vec<Listener>,
-    pub bound: Bound,
-    pub allowed: Allowed,
-    pub allow_datagrams: bool,
-    /// Two or none. Only a worker reads them.
-    pub letterbox: Vec<OwnedFd>,
-    pub flight: Flight,
-    pub watchdog: Watchdog,
-}
-
 struct Supervisor {
     control: Channel<FromMediator, ToMediator>,
     state: State,
-    worker: (Pid, Channel<Down, Up>),
+    /// None until there is a call to answer: most commands never connect or listen.
+    worker: Option<(Pid, Channel<Down, Up>)>,
     commands: Vec<OwnedFd>,
     numbers: u32,
     deaths: u32,
@@ -125,7 +60,7 @@ pub fn run(setup: Setup) -> Result<(), MediateError> {
     install(&roles::mediator(false), Scope::Process, false).map_err(|e| MediateError::Cage(e.to_string()))?;
     let flight = Flight::new().map_err(system("map its table"))?;
     let watchdog = Watchdog::new().map_err(system("make its watchdog"))?;
-    let mut state = State {
+    let state = State {
         listeners: Vec::new(),
         bound: Bound::default(),
         allowed: Allowed::default(),
@@ -135,11 +70,10 @@ pub fn run(setup: Setup) -> Result<(), MediateError> {
         watchdog,
     };
     nonblocking(setup.control.as_fd()).map_err(system("prepare its channel"))?;
-    let worker = start_worker(&mut state, &[setup.control.as_raw_fd()]).map_err(system("start its worker"))?;
     let supervisor = Supervisor {
         control: setup.control,
         state,
-        worker,
+        worker: None,
         commands: Vec::new(),
         numbers: 0,
         deaths: 0,
@@ -149,7 +83,7 @@ pub fn run(setup: Setup) -> Result<(), MediateError> {
     match supervisor.serve() {
         Ok(never) => match never {},
         Err(Stop::WardenGone(worker)) => {
-            let _ = nix::sys::signal::kill(worker, Signal::SIGKILL);
+            let _ = worker.map(|worker| nix::sys::signal::kill(worker, Signal::SIGKILL));
             Ok(())
         }
         Err(Stop::Error(error)) => Err(error),
@@ -157,7 +91,7 @@ pub fn run(setup: Setup) -> Result<(), MediateError> {
 }
 
 enum Stop {
-    WardenGone(Pid),
+    WardenGone(Option<Pid>),
     Error(MediateError),
 }
 
@@ -204,25 +138,29 @@ fn nonblocking(fd: BorrowedFd<'_>) -> Result<(), Errno> {
 impl Supervisor {
     fn serve(mut self) -> Result<Infallible, Stop> {
         loop {
+            let worker = self.worker.as_ref();
             let mut waiting = vec![
                 PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.worker.1.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.state.watchdog.timer().as_fd(), PollFlags::POLLIN),
             ];
             waiting.extend(self.commands.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
-            // No event but the hang-up, which comes when the last process of that filter is gone.
-            waiting.extend(self.state.listeners.iter().map(|l| PollFd::new(l.fd.as_fd(), PollFlags::empty())));
+            // Hang-up comes when the last process of that filter is gone; calls and letters are the worker's, once it lives.
+            let calls = if worker.is_none() { PollFlags::POLLIN } else { PollFlags::empty() };
+            waiting.extend(self.state.listeners.iter().map(|l| PollFd::new(l.fd.as_fd(), calls)));
+            waiting.extend(self.state.letterbox.iter().map(|fd| PollFd::new(fd.as_fd(), calls)));
+            waiting.extend(worker.map(|(_, channel)| PollFd::new(channel.as_fd(), PollFlags::POLLIN)));
             match poll(&mut waiting, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(self.failed("wait", errno)),
             }
             let ready: Vec<PollFlags> = waiting.iter().map(|w| w.revents().unwrap_or(PollFlags::empty())).collect();
-            let (commands, listeners) = ready[3..].split_at(self.commands.len());
-            let (commands, listeners) = (commands.to_vec(), listeners.to_vec());
-            if !ready[1].is_empty() {
+            let (commands, rest) = ready[2..].split_at(self.commands.len());
+            let (listeners, rest) = rest.split_at(self.state.listeners.len());
+            let (letters, worker) = rest.split_at(self.state.letterbox.len());
+            if worker.iter().any(|events| !events.is_empty()) {
                 self.hear_worker()?;
             }
-            if !ready[2].is_empty() && self.state.watchdog.look(&mut self.round) {
+            if !ready[1].is_empty() && self.worker.is_some() && self.state.watchdog.look(&mut self.round) {
                 self.replace()?;
             }
             let mut at = 0;
@@ -230,6 +168,9 @@ impl Supervisor {
                 at += 1;
                 !listeners[at - 1].contains(PollFlags::POLLHUP)
             });
+            if listeners.iter().chain(letters).any(|events| events.contains(PollFlags::POLLIN)) {
+                self.need_worker()?;
+            }
             let mut pending = std::mem::take(&mut self.commands);
             for (index, channel) in pending.drain(..).enumerate() {
                 if commands[index].is_empty() {
@@ -253,7 +194,7 @@ impl Supervisor {
             Ok((ToMediator::Command, descriptors)) => self.commands.extend(descriptors.into_iter().take(1)),
             Ok((ToMediator::AllowInode, descriptors)) => {
                 for fd in descriptors {
-                    let sent = self.worker.1.send_with(&Down::Allow, &[fd.as_fd()]);
+                    let sent = self.tell_worker(&Down::Allow, &[fd.as_fd()]);
                     let _ = self.state.allowed.add(fd); // What can not be looked at can not be allowed.
                     self.sent(sent)?;
                 }
@@ -261,21 +202,26 @@ impl Supervisor {
             Ok((ToMediator::AllowPath { path, only_this }, _)) => self.allow_path(path, only_this)?,
             Ok((ToMediator::AllowDatagrams, _)) => {
                 self.state.allow_datagrams = true;
-                let sent = self.worker.1.send(&Down::AllowDatagrams);
+                let sent = self.tell_worker(&Down::AllowDatagrams, &[]);
                 self.sent(sent)?;
             }
             Ok((ToMediator::ReadLetters, _)) => {
-                let sent = self.worker.1.send(&Down::ReadLetters);
+                if self.worker.is_none() && self.state.letterbox.is_empty() {
+                    self.tell(&FromMediator::LettersRead);
+                    return Ok(());
+                }
+                self.need_worker()?;
+                let sent = self.tell_worker(&Down::ReadLetters, &[]);
                 self.sent(sent)?;
             }
             Ok((ToMediator::Letterbox, descriptors)) => {
                 let both: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-                let sent = self.worker.1.send_with(&Down::Letterbox, &both);
+                let sent = self.tell_worker(&Down::Letterbox, &both);
                 self.state.letterbox = descriptors;
                 self.sent(sent)?;
             }
             Err(ChannelError::WouldBlock) => {}
-            Err(_) => return Err(Stop::WardenGone(self.worker.0)),
+            Err(_) => return Err(Stop::WardenGone(self.worker.as_ref().map(|(pid, _)| *pid))),
         }
         Ok(())
     }
@@ -284,7 +230,7 @@ impl Supervisor {
         match Entry::find(OsStr::from_bytes(&path).as_ref(), only_this) {
             Ok(entry) => {
                 let (name, descriptors) = entry.parts();
-                let sent = self.worker.1.send_with(&Down::AllowEntry { name, only_this }, &descriptors);
+                let sent = self.tell_worker(&Down::AllowEntry { name, only_this }, &descriptors);
                 self.state.allowed.add_entry(entry);
                 self.sent(sent)
             }
@@ -302,11 +248,16 @@ impl Supervisor {
         notify::sync_wake_up(fd.as_fd());
         self.numbers += 1;
         let number = self.numbers;
-        let sent = self.worker.1.send_with(&Down::Listener { number, network, killable }, &[fd.as_fd()]);
+        let sent = self.tell_worker(&Down::Listener { number, network, killable }, &[fd.as_fd()]);
         self.state.listeners.push(Listener { number, network, killable, fd });
         self.sent(sent)?;
         let _ = acknowledge(channel.as_fd()); // A payload side that has died needs no answer.
         Ok(())
+    }
+
+    /// A worker that is started later begins with what it was not told.
+    fn tell_worker(&self, message: &Down, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        self.worker.as_ref().map_or(Ok(()), |(_, channel)| channel.send_with(message, descriptors))
     }
 
     /// A worker that can not be told is one that must go; the next one begins with everything.
@@ -315,7 +266,8 @@ impl Supervisor {
     }
 
     fn hear_worker(&mut self) -> Result<(), Stop> {
-        match self.worker.1.receive() {
+        let Some((_, channel)) = &self.worker else { return Ok(()) };
+        match channel.receive() {
             Ok((Up::Bound { network }, descriptors)) => {
                 for fd in descriptors {
                     let _ = self.state.bound.hold(network, fd); // The worker has said it already, if there is no room.
@@ -336,9 +288,24 @@ impl Supervisor {
         let _ = self.control.send(event);
     }
 
+    fn need_worker(&mut self) -> Result<(), Stop> {
+        if self.worker.is_some() { Ok(()) } else { self.begin_worker() }
+    }
+
+    fn begin_worker(&mut self) -> Result<(), Stop> {
+        self.born = Instant::now();
+        let mut own = vec![self.control.as_raw_fd()];
+        own.extend(self.worker.iter().map(|(_, channel)| channel.as_raw_fd()));
+        own.extend(self.commands.iter().map(AsRawFd::as_raw_fd));
+        let started = start_worker(&mut self.state, &own).map_err(|errno| self.failed("start its worker", errno))?;
+        self.worker = Some(started);
+        Ok(())
+    }
+
     fn replace(&mut self) -> Result<(), Stop> {
-        let _ = nix::sys::signal::kill(self.worker.0, Signal::SIGKILL);
-        while let Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) = waitpid(self.worker.0, None::<WaitPidFlag>) {}
+        let Some((pid, _)) = self.worker else { return Ok(()) };
+        let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
+        while let Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) = waitpid(pid, None::<WaitPidFlag>) {}
         for (number, id) in self.state.flight.drain() {
             if let Some(listener) = self.state.listeners.iter().find(|l| l.number == number) {
                 // ENOENT: the caller has gone meanwhile.
@@ -347,13 +314,10 @@ impl Supervisor {
         }
         self.state.watchdog.reset();
         self.deaths = if self.born.elapsed() < AT_ONCE { self.deaths + 1 } else { 0 };
-        self.born = Instant::now();
         if self.deaths >= MAX_DEATHS {
             return Err(Stop::Error(MediateError::Hopeless(self.deaths)));
         }
-        let mut own = vec![self.control.as_raw_fd(), self.worker.1.as_raw_fd()];
-        own.extend(self.commands.iter().map(AsRawFd::as_raw_fd));
-        self.worker = start_worker(&mut self.state, &own).map_err(|errno| self.failed("start its worker", errno))?;
+        self.begin_worker()?;
         self.tell(&FromMediator::Replaced);
         Ok(())
     }

@@ -19,9 +19,8 @@ use crate::control::messages::{
     ClientAnswer, ClientRequest, ClientSignal, Ending, ExecRequest, JailStatus, Refusal, WindowSize,
 };
 use crate::control::rundir::{self, RunError};
-use crate::jail::environment::{self, Choices};
+use crate::jail::environment::{self, Choices, host_name};
 use crate::jail::payload::{Command, StageError};
-use crate::roles::front::{as_execve_wants, host_name};
 use crate::roles::guard;
 use crate::roles::signals::Signals;
 
@@ -322,7 +321,7 @@ pub fn command_of_caller(argv: &[OsString], ignored: u64) -> Result<Command, Cli
         .map_err(|e| own("pass the arguments on")(io::Error::other(e)))?;
     let directory = std::env::current_dir().map_err(own("find the working folder"))?;
     let choices = Choices { host_name: host_name(), ..Choices::default() };
-    let environment = as_execve_wants(environment::build(std::env::vars_os(), &choices));
+    let environment = environment::build(std::env::vars_os(), &choices).as_execve_wants();
     let attributes = crate::jail::payload::Attributes::of_caller(ignored, 0);
     crate::jail::counters::raise_descriptors();
     Ok(Command { argv, environment, directory, attributes })

@@ -8,34 +8,31 @@
 //! are swallowed here once it runs; those sent to front by a process are passed on, whichever they are.
 
 use std::collections::VecDeque;
-use std::ffi::{CString, OsString};
-use std::io::{self, IsTerminal, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStringExt;
+
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, raise};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
-use super::fork::{self, Bond};
+use super::fork::{self, Bond, reap};
+use super::preparing::{self, Preparing};
 use super::remark::Told;
 use super::rest::Rest;
-use super::signals::{Received, Signals, die_by};
+use super::signals::{Signals, die_by};
 use super::terminal::Terminal;
-use super::{RunOptions, init, streams, warden};
+use super::{RunOptions, init, say, streams, warden};
 use crate::check;
-use crate::control::channel::{self, Channel, ChannelError};
-use crate::control::messages::{Ending, FrontToInit, FrontToWarden, InitToFront, Prepared, Refusal, WardenToFront};
+use crate::control::channel::{self, Channel};
+use crate::control::messages::{Ending, FrontToInit, FrontToWarden, Go, InitToFront, Machine, Refusal, WardenToFront};
 use crate::jail::counters;
-use crate::jail::environment::{self, Choices, Environment};
 use crate::jail::letterbox;
 use crate::jail::namespaces::{self, Side};
 use crate::jail::payload::{Attributes, StageError};
-use crate::jail::signals::bit;
 
 /// netjail's own failure, usage included.
 pub const OWN_FAILURE: i32 = 125;
@@ -118,7 +115,7 @@ fn with_what_is_missing(failure: String) -> String {
 }
 
 /// Why there is no ending to report.
-enum Stop {
+pub(super) enum Stop {
     Refused(Refusal),
     /// The jail could not be made, perhaps because of this machine.
     NotBuilt(Refusal),
@@ -127,18 +124,30 @@ enum Stop {
     Interrupted(i32),
 }
 
+impl Stop {
+    /// With the errno that it failed with. No machine lacks anything because a limit of processes is reached.
+    fn not_built(errno: Option<i32>, text: String) -> Self {
+        if errno == Some(libc::EAGAIN) { Self::Refused(Refusal(text)) } else { Self::NotBuilt(Refusal(text)) }
+    }
+
+    /// The same end for this reason, where it was not the command's own.
+    fn because(self, reason: Refusal) -> Self {
+        match self {
+            Self::Refused(_) => Self::Refused(reason),
+            Self::NotBuilt(_) => Self::NotBuilt(reason),
+            other @ (Self::NotRun(_) | Self::Interrupted(_)) => other,
+        }
+    }
+}
+
 impl From<Refusal> for Stop {
     fn from(refusal: Refusal) -> Self {
         Stop::Refused(refusal)
     }
 }
 
-/// A line of netjail's own for the person, on standard error.
-pub fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "netjail: {text}");
-}
-
-fn own(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
+/// A failure of netjail's own: what it could not do, and the error.
+pub(super) fn own(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
     move |e| Refusal(format!("{what}: {e}"))
 }
 
@@ -146,6 +155,7 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
     let handled = Signals::block(&[]).map_err(|e| own("can not block signals")(&e))?;
     let attributes = Attributes::of_caller(ignored, handled.mask_before());
     counters::raise_descriptors();
+    let draft = init::Draft::new(options, attributes).map_err(Refusal)?;
 
     let no_channel = own("can not make a channel");
     let (to_warden, warden_end) = channel::pair::<FrontToWarden, WardenToFront>().map_err(|e| no_channel(&e))?;
@@ -160,27 +170,38 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
             drop((to_warden, to_init, init_end, init_warden, handled));
             warden::run(options, warden::Ends { front: warden_end, init: warden_init })
         }
-        Err(e) => return Err(own("can not start the warden")(&e).into()),
+        Err(e) => return Err(fork::refused("warden", &e).into()),
     };
     drop((warden_end, warden_init));
 
-    let draft = init::Draft::of_caller();
-    let prepared = Preparing { warden: &to_warden, signals: &handled, ignored }.until_prepared()?;
-    told.environment = environment(options, &prepared);
-    let variables = as_execve_wants(told.environment.clone());
-    let plan = init::Plan::new(options, &prepared, draft, attributes, variables).map_err(Refusal)?;
-    told.file = plan.program();
-
+    // Namespaces take the kernel about as long as the warden takes for the registry: both begin at once.
     // SAFETY: front has started no thread.
-    let side = unsafe { namespaces::clone_into_new() }.map_err(|e| Stop::NotBuilt(Refusal(namespaces::explain(&e))))?;
-    let child = match side {
-        Side::Child => {
+    let child = match unsafe { namespaces::clone_into_new() } {
+        Ok(Side::Child) => {
             drop((to_warden, to_init, handled));
-            init::run(plan, init::Ends { front: init_end, warden: init_warden })
+            init::run(options, draft, init::Ends { front: init_end, warden: init_warden })
         }
-        Side::Parent(child) => child,
+        Ok(Side::Parent(child)) => Ok(child.pid),
+        Err(e) => Err(Stop::not_built(e.raw_os_error(), namespaces::explain(&e))),
     };
-    drop((init_end, init_warden, plan));
+    drop((init_end, init_warden, draft));
+
+    let machine = Machine::of_caller();
+    let init = child.as_ref().ok().map(|&pid| (pid, &to_init));
+    let prepared = Preparing { warden: &to_warden, init, signals: &handled, ignored }.until_prepared();
+    let (child, prepared) = match (child, prepared) {
+        (Ok(child), Ok(prepared)) => (child, prepared),
+        (Ok(child), Err(stop)) => {
+            let _ = kill(child, Signal::SIGKILL);
+            let _ = reap(child);
+            return Err(stop);
+        }
+        // What is wrong with the registry comes before what is wrong with the machine.
+        (Err(_), Err(stop)) | (Err(stop), Ok(_)) => return Err(stop),
+    };
+    let go = Go { prepared: prepared.clone(), machine };
+    // If init is gone, the watch hears what it said last.
+    let _ = to_init.send(&FrontToInit::Go(Box::new(go)));
 
     let mut early = VecDeque::new();
     let ending = Watch {
@@ -188,120 +209,30 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
         init: &to_init,
         warden: &to_warden,
         signals: &handled,
-        child: child.pid,
+        child,
         verbose: options.verbose,
         running: false,
+        warden_lives: true,
+        warden_said: None,
         told,
     }
     .until_the_end();
     told.ended = Some(Instant::now());
     // Whatever happened, nothing of the jail outlives front. Init that reported an ending has ended its tree before, and only
     // takes its mounts down; otherwise the tree must be dead before the warden is told so.
-    let _ = kill(child.pid, Signal::SIGKILL);
+    let _ = kill(child, Signal::SIGKILL);
     if ending.is_err() {
-        let _ = reap(child.pid);
+        let _ = reap(child);
     }
     let failed = matches!(ending, Ok(Ending::Exited(status)) if status != 0);
+    if failed {
+        told.environment = init::environment(options, &prepared);
+        told.file = init::program(options, &told.environment);
+    }
     let rest = Rest { warden: &to_warden, pid: warden_pid, signals: &handled, early };
     rest.finish(options, told, failed);
-    let _ = reap(child.pid);
+    let _ = reap(child);
     ending
-}
-
-/// The environment that the command gets.
-fn environment(options: &RunOptions, prepared: &Prepared) -> Environment {
-    let session = options.session.set.iter();
-    let choices = Choices {
-        set: session.chain(&options.set_environment).cloned().collect(),
-        clear: options.clear_environment,
-        secrets: prepared.secret_variables.clone(),
-        host_name: host_name(),
-    };
-    environment::build(std::env::vars_os(), &choices)
-}
-
-/// What variables such as HOST may be set to.
-pub fn host_name() -> String {
-    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// `NAME=value`, each with its zero byte.
-pub fn as_execve_wants(environment: Environment) -> Vec<CString> {
-    let join = |(name, value): (OsString, OsString)| [name.into_vec(), value.into_vec()].join(&b'=');
-    environment.variables.into_iter().filter_map(|variable| CString::new(join(variable)).ok()).collect()
-}
-
-/// Before there is a jail: what the warden says, and a person who changes his mind.
-struct Preparing<'a> {
-    warden: &'a Channel<FrontToWarden, WardenToFront>,
-    signals: &'a Signals,
-    /// Those that the caller ignored.
-    ignored: u64,
-}
-
-impl Preparing<'_> {
-    /// Listens to the warden until the jail can be built.
-    fn until_prepared(&self) -> Result<Prepared, Stop> {
-        loop {
-            self.wait_for(self.warden.as_fd())?;
-            match self.warden.receive() {
-                Ok((WardenToFront::Say(text), _)) => say(&text),
-                Ok((WardenToFront::Ask(question), _)) => {
-                    let answer = self.ask(&question)?;
-                    self.warden.send(&FrontToWarden::Answer(answer)).map_err(|e| own("the warden is gone")(&e))?;
-                }
-                Ok((WardenToFront::Prepared(prepared), _)) => return Ok(prepared),
-                Ok((WardenToFront::Refused(refusal), _)) => return Err(refusal.into()),
-                Ok((WardenToFront::Notify(_) | WardenToFront::SocketRefused(_), _)) => {}
-                Ok((WardenToFront::Finished { .. } | WardenToFront::Draining, _)) | Err(ChannelError::Closed) => {
-                    let text = "its warden died while it read the registry; no jail was started";
-                    return Err(Refusal(text.into()).into());
-                }
-                Err(e) => return Err(own("the warden can not be understood")(&e).into()),
-            }
-        }
-    }
-
-    /// Puts a yes-or-no question to the person at the terminal; anything but a clear yes is a no.
-    fn ask(&self, question: &str) -> Result<bool, Stop> {
-        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            return Ok(false);
-        }
-        let _ = write!(io::stderr(), "netjail: {question} [y/N] ");
-        self.wait_for(io::stdin().as_fd())?;
-        let mut answer = String::new();
-        Ok(io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
-    }
-
-    /// Waits until there is something to read, or a signal ends this program.
-    fn wait_for(&self, what: BorrowedFd<'_>) -> Result<(), Stop> {
-        loop {
-            let mut polled =
-                [PollFd::new(what, PollFlags::POLLIN), PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut polled, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(own("can not wait for events")(&errno).into()),
-            }
-            let ready = polled[0].revents().is_some_and(|events| !events.is_empty());
-            while let Some(received) = self.signals.next() {
-                self.heed(received)?;
-            }
-            if ready {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Does what the signal would do to a program that does nothing about it.
-    fn heed(&self, received: Received) -> Result<(), Stop> {
-        if self.ignored & bit(received.number) != 0 {
-            return Ok(());
-        }
-        if received.is(Signal::SIGTSTP) {
-            let _ = raise(Signal::SIGSTOP);
-        }
-        if received.ends_a_program() { Err(Stop::Interrupted(received.number)) } else { Ok(()) }
-    }
 }
 
 /// The main loop.
@@ -315,20 +246,20 @@ struct Watch<'a> {
     verbose: bool,
     /// The command has been executed.
     running: bool,
+    warden_lives: bool,
+    /// Why the warden gave the jail up, if it has.
+    warden_said: Option<Refusal>,
     told: &'a mut Told,
 }
 
 impl Watch<'_> {
     fn until_the_end(mut self) -> Result<Ending, Stop> {
-        let mut warden_lives = true;
-        // What the warden said last, the likely reason if init ends without a word.
-        let mut warden_said = None;
         loop {
             let mut polled = vec![
                 PollFd::new(self.init.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             ];
-            if warden_lives {
+            if self.warden_lives {
                 polled.push(PollFd::new(self.warden.as_fd(), PollFlags::POLLIN));
             }
             match poll(&mut polled, PollTimeout::NONE) {
@@ -341,54 +272,66 @@ impl Watch<'_> {
                 self.pass_signals_on();
             }
             if ready.get(2) == Some(&true) {
-                match self.warden.receive() {
-                    Ok((WardenToFront::Say(text), _)) => say(&text),
-                    Ok((WardenToFront::Notify(lines), _)) => letterbox::pass_on(&lines),
-                    Ok((WardenToFront::SocketRefused(path), _)) => self.told.refused = Some((path, Instant::now())),
-                    Ok((WardenToFront::Refused(refusal), _)) => warden_said = Some(refusal),
-                    Ok((end @ (WardenToFront::Draining | WardenToFront::Finished { .. }), _)) => {
-                        self.early.push_back(end);
-                    }
-                    Ok(_) => {}
-                    // Init sees the same and ends the jail.
-                    Err(_) => warden_lives = false,
-                }
+                self.hear_warden();
             }
             if ready[0]
-                && let Some(outcome) = self.hear_init(&mut warden_said)
+                && let Some(outcome) = self.hear_init()
             {
-                return outcome;
+                return outcome.map_err(|stop| self.in_the_wardens_words(stop));
             }
         }
     }
 
+    /// One message of the warden.
+    fn hear_warden(&mut self) {
+        match self.warden.receive() {
+            Ok((WardenToFront::Say(text), _)) => say(&text),
+            Ok((WardenToFront::Notify(lines), _)) => letterbox::pass_on(&lines),
+            Ok((WardenToFront::SocketRefused(path), _)) => self.told.refused = Some((path, Instant::now())),
+            Ok((WardenToFront::Refused(refusal), _)) => self.warden_said = Some(refusal),
+            Ok((end @ (WardenToFront::Draining | WardenToFront::Finished { .. }), _)) => {
+                self.early.push_back(end);
+            }
+            Ok(_) => {}
+            // Init sees the same and ends the jail.
+            Err(_) => self.warden_lives = false,
+        }
+    }
+
+    /// Where the warden gave the jail up, all that init can say is that its channel closed: the warden has said why, and
+    /// before that.
+    fn in_the_wardens_words(&mut self, stop: Stop) -> Stop {
+        let mut polled = [PollFd::new(self.warden.as_fd(), PollFlags::POLLIN)];
+        while self.warden_lives && self.warden_said.is_none() && matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1)) {
+            self.hear_warden();
+        }
+        match self.warden_said.take() {
+            Some(reason) => stop.because(reason),
+            None => stop,
+        }
+    }
+
     /// One message of init; `Some` ends the watch.
-    fn hear_init(&mut self, warden_said: &mut Option<Refusal>) -> Option<Result<Ending, Stop>> {
+    fn hear_init(&mut self) -> Option<Result<Ending, Stop>> {
         match self.init.receive() {
             Ok((InitToFront::MapMe, _)) => {
-                let mapped = namespaces::map_everyone(&self.child.to_string())
-                    .map_err(|e| Refusal(format!("can not map the ids of the jail: {e}")))
-                    .and_then(|()| self.init.send(&FrontToInit::Mapped).map_err(|e| own("init is gone")(&e)));
-                mapped.err().map(|refusal| Err(refusal.into()))
+                preparing::map(self.child, self.init).err().map(|refusal| Err(refusal.into()))
             }
             Ok((InitToFront::Closed, _)) => {
-                // Until now init needed a parent that can be read (a fork of an undumpable one can not write its map).
-                let _ = prctl::set_dumpable(false);
-                let _ = prctl::set_no_new_privs();
+                preparing::close();
                 None
             }
             Ok((InitToFront::Notes(notes), _)) => {
                 notes.iter().filter(|note| note.important || self.verbose).for_each(|note| say(&note.text));
                 None
             }
-            // The warden's own failure is what init saw as its death.
-            Ok((InitToFront::Failed(refusal), _)) => Some(Err(Stop::NotBuilt(warden_said.take().unwrap_or(refusal)))),
+            Ok((InitToFront::Failed(refusal), _)) => Some(Err(Stop::NotBuilt(refusal))),
             Ok((InitToFront::Running, _)) => {
                 self.running = true;
                 None
             }
             Ok((InitToFront::NotRun(error), _)) if error.exec => Some(Err(Stop::NotRun(error))),
-            Ok((InitToFront::NotRun(error), _)) => Some(Err(Stop::NotBuilt(Refusal(error.to_string())))),
+            Ok((InitToFront::NotRun(error), _)) => Some(Err(Stop::not_built(Some(error.errno), error.to_string()))),
             Ok((InitToFront::Stopped(_), _)) => {
                 // Back by SIGCONT, which is passed on for a command that was stopped alone.
                 let _ = raise(Signal::SIGSTOP);
@@ -396,15 +339,13 @@ impl Watch<'_> {
             }
             Ok((InitToFront::Ended(ending), _)) => Some(Ok(ending)),
             Err(_) => {
-                let why = warden_said.take().unwrap_or_else(|| match reap(self.child) {
+                let why = match reap(self.child) {
                     Some(WaitStatus::Signaled(_, signal, _)) => {
-                        Refusal(format!("the jail's init was killed by {signal}; everything in the jail is gone"))
+                        format!("the jail's init was killed by {signal}; everything in the jail is gone")
                     }
-                    _ => Refusal(
-                        "the jail ended because one of netjail's own processes died; everything in it is gone".into(),
-                    ),
-                });
-                Some(Err(why.into()))
+                    _ => "the jail ended because one of netjail's own processes died; everything in it is gone".into(),
+                };
+                Some(Err(Refusal(why).into()))
             }
         }
     }
@@ -420,12 +361,5 @@ impl Watch<'_> {
     }
 }
 
-/// Waits for a child's end.
-pub(super) fn reap(pid: Pid) -> Option<WaitStatus> {
-    loop {
-        match waitpid(pid, None::<WaitPidFlag>) {
-            Err(Errno::EINTR) => {}
-            other => return other.ok(),
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

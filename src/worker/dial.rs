@@ -85,12 +85,11 @@ impl Worker {
                 Target::Name(..) => self.dial_failed(id, DialError::Inexpressible),
             },
             Driver::Socks5 { .. } => {
-                let last = self.last_dial();
-                match self.ready.take(self.now) {
+                match self.ready.take() {
                     Some(taken) => self.adopt(id, taken),
                     None => self.ask(id.to_bits()),
                 }
-                self.prepare_ready(last);
+                self.prepare_ready();
             }
         }
     }
@@ -160,7 +159,7 @@ impl Worker {
         if flow.id != id || flow.fd.is_some() {
             return;
         }
-        tune(&fd);
+        keep_urgent_in_line(&fd);
         dial.step = Step::Connecting(None);
         let watched = self.poll.add(fd.as_fd(), Token::Flow(id));
         flow.fd = Some(fd);
@@ -194,17 +193,18 @@ impl Worker {
         let direct = matches!(self.driver, Driver::Direct);
         let Some(flow) = self.flows.get_mut(id.slot()).and_then(|flow| flow.as_deref_mut()) else { return Ok(None) };
         let (Stage::Dialling(dial), Some(fd)) = (&mut flow.stage, &flow.fd) else { return Ok(None) };
+        let mut fresh = false;
         if let Step::Connecting(ahead) = &mut dial.step {
             if !flow.writable {
                 return Ok(None);
             }
-            let errno = getsockopt(fd, sockopt::SocketError).unwrap_or(libc::EIO);
-            if errno != 0 {
-                return Err(if direct { DialError::Direct(errno) } else { DialError::Proxy(errno) });
-            }
             if direct {
-                return Ok(Some(Vec::new()));
+                return match getsockopt(fd, sockopt::SocketError).unwrap_or(libc::EIO) {
+                    0 => Ok(Some(Vec::new())),
+                    errno => Err(DialError::Direct(errno)),
+                };
             }
+            fresh = true;
             let handshake = match ahead.take() {
                 Some(handshake) => handshake,
                 None => {
@@ -217,7 +217,7 @@ impl Worker {
         }
         let Step::Greeting(handshake) = &mut dial.step else { return Ok(None) };
         let (readable, writable, ending) = (&mut flow.readable, &mut flow.writable, flow.ending);
-        let proxy = Proxy { fd: fd.as_raw_fd(), readable, writable, ending, unproven: &mut dial.unproven };
+        let proxy = Proxy { fd: fd.as_raw_fd(), readable, writable, ending, fresh, unproven: &mut dial.unproven };
         let early = proxy.speak(handshake)?;
         flow.bytes_in += early.as_ref().map_or(0, Vec::len) as u64;
         Ok(early)
@@ -233,6 +233,7 @@ impl Worker {
             // What the descriptor was ready for on the way is still known: an edge is not told twice.
             flow.stage = Stage::Open;
         }
+        self.is_born(id);
     }
 
     pub(super) fn dial_failed(&mut self, id: FlowId, error: DialError) {
@@ -275,16 +276,8 @@ impl Worker {
     }
 }
 
-/// After how many silent seconds the far side is asked whether it lives: as the stack asks the program. Address translators
-/// on the way forget a connection that is silent for longer, and a host that is gone is noticed four minutes later.
-const KEEP_ALIVE: u32 = 15 * 60;
-
-/// Each of these only tunes; a socket that refuses one still carries bytes. (TCP_NODELAY is set by who made it.)
-pub(super) fn tune(fd: &OwnedFd) {
-    let _ = setsockopt(fd, sockopt::KeepAlive, &true);
-    let _ = setsockopt(fd, sockopt::TcpKeepIdle, &KEEP_ALIVE);
-    let _ = setsockopt(fd, sockopt::TcpKeepInterval, &60);
-    let _ = setsockopt(fd, sockopt::TcpKeepCount, &4);
+/// A byte that was sent out of band stays where it is in the stream, for the stack knows no other place.
+pub(super) fn keep_urgent_in_line(fd: &OwnedFd) {
     let _ = setsockopt(fd, sockopt::OobInline, &true);
 }
 
@@ -294,19 +287,25 @@ pub(super) struct Proxy<'a> {
     pub readable: &'a mut bool,
     pub writable: &'a mut bool,
     pub ending: bool,
+    /// Nothing was sent on it, so the first send tells how connect(2) has ended.
+    pub fresh: bool,
     /// The proxy has not answered a request on it.
     pub unproven: &'a mut bool,
 }
 
 impl Proxy<'_> {
     /// Speaks as far as that goes now. `Some`: the handshake is done, and these bytes came behind it.
-    pub fn speak(self, handshake: &mut Handshake) -> Result<Option<Vec<u8>>, DialError> {
+    pub fn speak(mut self, handshake: &mut Handshake) -> Result<Option<Vec<u8>>, DialError> {
         loop {
             while *self.writable && !handshake.outgoing().is_empty() {
                 match send(self.fd, handshake.outgoing(), MsgFlags::MSG_NOSIGNAL) {
-                    Ok(count) => handshake.sent(count),
+                    Ok(count) => {
+                        self.fresh = false;
+                        handshake.sent(count);
+                    }
                     Err(nix::Error::EINTR) => {}
                     Err(nix::Error::EAGAIN) => *self.writable = false,
+                    Err(errno) if self.fresh => return Err(DialError::Proxy(errno as i32)),
                     Err(_) => return Err(DialError::Closed),
                 }
             }

@@ -70,6 +70,7 @@ impl Worker {
         let used = self.flows.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         self.flows.truncate(used);
         self.flows.shrink_to_fit();
+        self.young.shrink();
         self.stack.give_back();
         // SAFETY: malloc_trim(3) has no preconditions; it takes the allocator's own locks.
         unsafe { libc::malloc_trim(0) };

@@ -14,7 +14,7 @@
 //! A dial goes: [`decide`](crate::policy::Table::decide), then a socket (from the warden for SOCKS5, an own one for direct),
 //! the handshake, and only then the SYN is answered. Every flow and question leaves one record.
 //!
-//! - `setup`: what a worker is made of. `warden`: what it is told and says. `flows`: their table. `dial`: from a SYN to a connection. `ready`: a connection before its dial. `pump`: bytes. `dns`: questions answered here or forwarded.
+//! - `setup`: what a worker is made of. `warden`: what it is told and says. `flows`: their table. `dial`: from a SYN to a connection. `ready`: connections before their dials. `alive`: keepalive. `pump`: bytes. `dns`: questions answered here or forwarded.
 //!   `drain`: the last bytes. `poll`: epoll. `udp`: datagrams.
 //!
 //! # System calls
@@ -25,6 +25,7 @@
 //! poll (the channel, at the end), munmap, madvise, mremap, brk, clock_gettime, getrandom, and one ioctl (TUNSETPERSIST) at the end. For direct also socket
 //! and connect (AF_INET and AF_INET6, stream and datagram), sendmmsg and sendto with an address, and setsockopt of what a datagram socket needs.
 
+mod alive;
 mod dial;
 mod dns;
 mod drain;
@@ -54,6 +55,7 @@ use crate::names::Resolver;
 use crate::policy::{Rule, Table};
 use crate::stack::{Closed, Duration, Event, FlowId, Instant, Limit, Sink, Stack};
 use crate::tun::{self, VNET_HEADER};
+use alive::Young;
 use pump::Flow;
 use ready::Ready;
 
@@ -135,8 +137,9 @@ pub struct Worker {
     udp: udp::Udp,
     /// Another worker may have passed datagrams on.
     passed_on: bool,
-    /// A connection for the next dial.
+    /// Connections for the next dials.
     ready: Ready,
+    young: Young,
     poll: poll::Poll,
     table: Table,
     driver: Driver,
@@ -196,6 +199,7 @@ impl Worker {
             udp,
             passed_on: false,
             ready: Ready::default(),
+            young: Young::default(),
             poll,
             table: setup.table,
             driver: setup.driver,
@@ -329,6 +333,7 @@ impl Worker {
             self.dials.front().map(|(at, _)| *at),
             self.outbox_due,
             self.ready.deadline(),
+            self.young.deadline(),
             self.forwarder.next_deadline(),
             self.give_back_at,
             self.drain_deadline(),
@@ -347,6 +352,7 @@ impl Worker {
         }
         self.dials_due();
         self.ready_due();
+        self.young_due();
         self.questions_due();
         self.mappings_due();
         if self.give_back_at.is_some_and(|at| at <= self.now) {

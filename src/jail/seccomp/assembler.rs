@@ -77,6 +77,16 @@ pub enum Test {
     Masked(u32, u32),
 }
 
+/// What the kernel reads of an argument as an `int` is this value.
+pub fn is(argument: u8, value: u32) -> (Field, Test) {
+    (Field::Low(argument), Test::Is(value))
+}
+
+/// The same for each of the values: conjunctions of which one is to hold.
+pub fn one_of(argument: u8, values: impl IntoIterator<Item = u32>) -> Vec<Vec<(Field, Test)>> {
+    values.into_iter().map(|value| vec![is(argument, value)]).collect()
+}
+
 /// A conjunction and what it leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clause {
@@ -204,7 +214,8 @@ impl Policy {
 
     /// The program for the kernel.
     pub fn assemble(&self) -> Result<Vec<sock_filter>, AssembleError> {
-        let segments = self.segments()?;
+        let rest = Rule::always(self.otherwise);
+        let segments = self.segments(&rest)?;
         let dispatch = dispatch(&segments);
         let number = Tree::Branch {
             field: Field::Nr,
@@ -218,7 +229,7 @@ impl Policy {
             then: Box::new(number),
             otherwise: Box::new(Tree::Return(self.foreign)),
         };
-        let program = emit(&tree);
+        let program = emit(&tree, None);
         if program.len() > libc::BPF_MAXINSNS as usize {
             Err(AssembleError::TooLong(program.len()))
         } else {
@@ -227,32 +238,31 @@ impl Policy {
     }
 
     /// The number line cut into pieces with one rule each, in order; neighbours differ.
-    fn segments(&self) -> Result<Vec<(u32, Rule)>, AssembleError> {
+    fn segments<'a>(&'a self, rest: &'a Rule) -> Result<Vec<(u32, &'a Rule)>, AssembleError> {
         let mut calls: Vec<(&Call, &Rule)> =
             self.rows.iter().flat_map(|row| row.calls.iter().map(move |call| (call, &row.rule))).collect();
         calls.sort_by_key(|(call, _)| call.number);
         if let Some(pair) = calls.windows(2).find(|pair| pair[0].0.number == pair[1].0.number) {
             return Err(AssembleError::Twice(pair[0].0.name));
         }
-        let rest = Rule::always(self.otherwise);
-        let mut segments = vec![(0, rest.clone())];
-        let mut add = |from: u32, rule: &Rule| {
+        let mut segments = vec![(0, rest)];
+        let mut add = |from: u32, rule: &'a Rule| {
             if segments.last().is_some_and(|(start, _)| *start == from) {
                 segments.pop();
             }
-            if segments.last().is_none_or(|(_, before)| before != rule) {
-                segments.push((from, rule.clone()));
+            if segments.last().is_none_or(|(_, before)| *before != rule) {
+                segments.push((from, rule));
             }
         };
         for (call, rule) in calls {
             add(call.number, rule);
-            add(call.number + 1, &rest);
+            add(call.number + 1, rest);
         }
         Ok(segments)
     }
 }
 
-fn dispatch(segments: &[(u32, Rule)]) -> Tree<'_> {
+fn dispatch<'a>(segments: &[(u32, &'a Rule)]) -> Tree<'a> {
     match segments {
         [] => Tree::Return(Verdict::Kill),
         [(_, rule)] => Tree::Rule(rule),
@@ -276,57 +286,67 @@ fn ret(verdict: Verdict) -> sock_filter {
     instruction(libc::BPF_RET | libc::BPF_K, 0, 0, verdict.code())
 }
 
-/// The instructions that bring `field` to the accumulator and get it ready for `test`, and the jump with its constant.
-fn load(field: Field, test: Test, out: &mut Vec<sock_filter>) -> (u32, u32) {
+/// What the accumulator holds: a field, as it is or under a mask. None where it depends on the way that led here.
+type Loaded = Option<(Field, Option<u32>)>;
+
+/// Gets `field` into the accumulator and ready for `test`, unless it is; the jump with its constant.
+fn load(field: Field, test: Test, loaded: &mut Loaded, out: &mut Vec<sock_filter>) -> (u32, u32) {
     use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JGE, BPF_JSET, BPF_K, BPF_LD, BPF_W};
-    out.push(instruction(BPF_LD | BPF_W | BPF_ABS, 0, 0, field.offset()));
-    match test {
-        Test::Is(k) => (BPF_JEQ, k),
-        Test::AtLeast(k) => (BPF_JGE, k),
-        Test::AnyOf(bits) => (BPF_JSET, bits),
-        Test::Masked(mask, k) => {
-            out.push(instruction(BPF_ALU | BPF_AND | BPF_K, 0, 0, mask));
-            (BPF_JEQ, k)
-        }
+    let (jump, k, mask) = match test {
+        Test::Is(k) => (BPF_JEQ, k, None),
+        Test::AtLeast(k) => (BPF_JGE, k, None),
+        Test::AnyOf(bits) => (BPF_JSET, bits, None),
+        Test::Masked(mask, k) => (BPF_JEQ, k, Some(mask)),
+    };
+    if *loaded != Some((field, mask)) {
+        out.push(instruction(BPF_LD | BPF_W | BPF_ABS, 0, 0, field.offset()));
+        out.extend(mask.map(|mask| instruction(BPF_ALU | BPF_AND | BPF_K, 0, 0, mask)));
+        *loaded = Some((field, mask));
     }
+    (jump, k)
 }
 
 /// The clauses one behind the other: where one of its tests fails, a clause jumps to its own end.
-fn emit_rule(rule: &Rule) -> Vec<sock_filter> {
-    let mut out = Vec::new();
+fn emit_rule(rule: &Rule, out: &mut Vec<sock_filter>) {
+    let mut loaded = None;
     for clause in &rule.clauses {
-        // Backwards, so that the distance to the end is known. A clause has a handful of tests: it fits eight bits.
-        let mut block = vec![ret(clause.verdict)];
-        for &(field, test) in clause.all.iter().rev() {
-            let mut head = Vec::new();
-            let (jump, k) = load(field, test, &mut head);
-            head.push(instruction(libc::BPF_JMP | jump | libc::BPF_K, 0, block.len() as u8, k));
-            head.append(&mut block);
-            block = head;
+        let mut tests = Vec::with_capacity(clause.all.len());
+        for &(field, test) in &clause.all {
+            let (jump, k) = load(field, test, &mut loaded, out);
+            tests.push(out.len());
+            out.push(instruction(libc::BPF_JMP | jump | libc::BPF_K, 0, 0, k));
         }
-        out.append(&mut block);
+        out.push(ret(clause.verdict));
+        for &at in &tests {
+            // A clause has a handful of tests: the distance to its end fits eight bits.
+            out[at].jf = (out.len() - at - 1) as u8;
+        }
+        if tests.len() != 1 {
+            loaded = None; // whichever of them failed
+        }
     }
     out.push(ret(rule.otherwise));
-    out
 }
 
-fn emit(tree: &Tree<'_>) -> Vec<sock_filter> {
-    let (field, test, then, otherwise) = match tree {
-        Tree::Return(verdict) => return vec![ret(*verdict)],
-        Tree::Rule(rule) => return emit_rule(rule),
-        Tree::Branch { field, test, then, otherwise } => (*field, *test, emit(then), emit(otherwise)),
-    };
+fn emit(tree: &Tree<'_>, mut loaded: Loaded) -> Vec<sock_filter> {
     let mut out = Vec::new();
-    let (jump, k) = load(field, test, &mut out);
-    match u8::try_from(then.len()) {
-        Ok(distance) => out.push(instruction(libc::BPF_JMP | jump | libc::BPF_K, 0, distance, k)),
-        Err(_) => {
-            out.push(instruction(libc::BPF_JMP | jump | libc::BPF_K, 1, 0, k));
-            out.push(instruction(libc::BPF_JMP | libc::BPF_JA, 0, 0, then.len() as u32));
+    match tree {
+        Tree::Return(verdict) => out.push(ret(*verdict)),
+        Tree::Rule(rule) => emit_rule(rule, &mut out),
+        Tree::Branch { field, test, then, otherwise } => {
+            let (jump, k) = load(*field, *test, &mut loaded, &mut out);
+            let (then, otherwise) = (emit(then, loaded), emit(otherwise, loaded));
+            match u8::try_from(then.len()) {
+                Ok(distance) => out.push(instruction(libc::BPF_JMP | jump | libc::BPF_K, 0, distance, k)),
+                Err(_) => {
+                    out.push(instruction(libc::BPF_JMP | jump | libc::BPF_K, 1, 0, k));
+                    out.push(instruction(libc::BPF_JMP | libc::BPF_JA, 0, 0, then.len() as u32));
+                }
+            }
+            out.extend(then);
+            out.extend(otherwise);
         }
     }
-    out.extend(then);
-    out.extend(otherwise);
     out
 }
 

@@ -6,28 +6,22 @@ use std::path::Path;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
-use super::{Ends, Plan};
+use super::{Draft, Ends, Plan};
 use crate::control::messages::{FrontToInit, InitToFront, InitToWarden, Note, Refusal, WardenToInit};
 use crate::jail::payload::ignore;
 use crate::jail::{landlock, letterbox, mounts, namespaces, network};
-use crate::roles::title;
+use crate::roles::{RunOptions, title};
 use crate::tun;
 
 fn stage(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
     move |e| Refusal(format!("can not build the jail: {what}: {e}"))
 }
 
-/// What turned out while it was built.
-#[derive(Debug)]
-pub struct Built {
-    /// Signals of the jail stay in it, by Landlock.
-    pub scoped: bool,
-    /// Signals for the command, which came before it.
-    pub signals: Vec<i32>,
-}
-
-/// Builds it, then waits for the warden.
-pub fn build(plan: &Plan, ends: &Ends) -> Result<Built, Refusal> {
+/// Builds it, then waits for the warden. Also the signals for the command, which came before it.
+///
+/// The namespaces are made, and the network in them, while the warden reads the registry; nothing of the caller's is touched
+/// before front says that there will be a jail.
+pub fn build(options: &RunOptions, draft: Draft, ends: &Ends) -> Result<(Plan, Vec<i32>), Refusal> {
     let _ = prctl::set_name(c"nj-init");
     title::hide();
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| stage("tie it to its supervisor")(&e))?;
@@ -45,20 +39,28 @@ pub fn build(plan: &Plan, ends: &Ends) -> Result<Built, Refusal> {
     ] {
         ignore(signal);
     }
-    let signals = map_ids(plan, ends)?;
+    let mut signals = Vec::new();
+    map_ids(&draft, ends, &mut signals)?;
     prctl::set_dumpable(false).map_err(|e| stage("close init to others")(&e))?;
     tell_front(ends, &InitToFront::Closed)?;
 
     let device = tun::Source::Path(Path::new("/dev/net/tun"));
-    let queues = tun::open(device, &plan.link.name, plan.queues.into()).map_err(|e| Refusal(e.to_string()))?;
-    network::configure(&plan.link).map_err(|e| stage("configure its network")(&e))?;
+    let queues = tun::open(device, &draft.link.name, draft.queues.into()).map_err(|e| Refusal(e.to_string()))?;
+    network::configure(&draft.link).map_err(|e| stage("configure its network")(&e))?;
     // A host with a read-only /proc/sys keeps its own values; none of them guards the promise.
-    let _ = network::tune(plan.setting.identity.gid);
-    plan.shares.apply();
+    let _ = network::tune(draft.setting.identity.gid);
     let descriptors: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
     ends.warden.send_with(&InitToWarden::Queues, &descriptors).map_err(|e| stage("hand the device out")(&e))?;
     drop(queues);
 
+    let go = loop {
+        match hear_front(ends, &mut signals)? {
+            FrontToInit::Go(go) => break *go,
+            FrontToInit::Mapped | FrontToInit::Signal(_) => {}
+        }
+    };
+    let mut plan = Plan::new(options, draft, go);
+    plan.shares.apply();
     for &number in [0, 1, 2].iter().chain(&plan.setting.kept) {
         mounts::reopen::read_only(number).map_err(|e| Refusal(e.to_string()))?;
     }
@@ -76,6 +78,7 @@ pub fn build(plan: &Plan, ends: &Ends) -> Result<Built, Refusal> {
     let mut notes: Vec<Note> =
         notes.iter().map(|note| Note { text: note.to_string(), important: important(note) }).collect();
     let scoped = landlock::scope().is_ok_and(|applied| applied);
+    plan.filter.refuse_group_signals = !scoped;
     if !scoped {
         let text = "this kernel has no Landlock scopes (Linux 6.12), so kill(0) is refused in the jail: the caller is in the \
                     same process group";
@@ -85,7 +88,7 @@ pub fn build(plan: &Plan, ends: &Ends) -> Result<Built, Refusal> {
         tell_front(ends, &InitToFront::Notes(notes))?;
     }
     match ends.warden.receive() {
-        Ok((WardenToInit::Ready, _)) => Ok(Built { scoped, signals }),
+        Ok((WardenToInit::Ready, _)) => Ok((plan, signals)),
         Ok((WardenToInit::Failed(refusal), _)) => Err(refusal),
         Ok(_) | Err(_) => {
             Err(Refusal("the jail's warden died while the jail was being built; nothing was started".into()))
@@ -93,21 +96,23 @@ pub fn build(plan: &Plan, ends: &Ends) -> Result<Built, Refusal> {
     }
 }
 
-fn map_ids(plan: &Plan, ends: &Ends) -> Result<Vec<i32>, Refusal> {
-    if !plan.setting.identity.full_range {
-        return namespaces::map_self_only("self", plan.setting.identity.uid, plan.setting.identity.gid)
-            .map(|()| Vec::new())
-            .map_err(|e| stage("map its user")(&e));
+fn map_ids(draft: &Draft, ends: &Ends, signals: &mut Vec<i32>) -> Result<(), Refusal> {
+    let identity = &draft.setting.identity;
+    if !identity.full_range {
+        return namespaces::map_self_only("self", identity.uid, identity.gid).map_err(|e| stage("map its user")(&e));
     }
     tell_front(ends, &InitToFront::MapMe)?;
-    let mut signals = Vec::new();
-    loop {
-        match ends.front.receive() {
-            Ok((FrontToInit::Mapped, _)) => return Ok(signals),
-            Ok((FrontToInit::Signal(number), _)) => signals.push(number),
-            Err(_) => return Err(Refusal("front died while the jail was being built".into())),
-        }
+    while !matches!(hear_front(ends, signals)?, FrontToInit::Mapped) {}
+    Ok(())
+}
+
+/// The next word of front's; a signal among them is kept for the command.
+fn hear_front(ends: &Ends, signals: &mut Vec<i32>) -> Result<FrontToInit, Refusal> {
+    let (message, _) = ends.front.receive().map_err(|_| Refusal("front died while the jail was being built".into()))?;
+    if let FrontToInit::Signal(number) = &message {
+        signals.push(*number);
     }
+    Ok(message)
 }
 
 fn tell_front(ends: &Ends, message: &InitToFront) -> Result<(), Refusal> {

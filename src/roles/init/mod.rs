@@ -7,7 +7,7 @@
 //! the end of whatever else is left in the pid namespace, which is said at once; then pid 1 exits, and takes the mounts along.
 
 //!
-//! - [`plan`]: what front worked out. [`build`]: the stages of a jail. [`start`]: those of a command.
+//! - [`plan`]: what it is told. [`build`]: the stages of a jail. [`start`]: those of a command.
 
 mod build;
 mod plan;
@@ -23,6 +23,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
+use super::RunOptions;
 use super::fork::exit;
 use crate::control::channel::Channel;
 use crate::control::messages::{
@@ -31,7 +32,7 @@ use crate::control::messages::{
 };
 use crate::jail::payload::{self, StageError, Streams};
 
-pub use plan::{Draft, Plan};
+pub use plan::{Draft, Plan, environment, program};
 
 /// Init's ends of its channels.
 #[derive(Debug)]
@@ -43,12 +44,9 @@ pub struct Ends {
 }
 
 /// The main loop; never returns.
-pub fn run(mut plan: Plan, ends: Ends) -> ! {
-    let status = match build::build(&plan, &ends) {
-        Ok(built) => {
-            plan.filter.refuse_group_signals = !built.scoped;
-            Running::new(plan, ends, built.signals).until_the_end()
-        }
+pub fn run(options: &RunOptions, draft: Draft, ends: Ends) -> ! {
+    let status = match build::build(options, draft, &ends) {
+        Ok((plan, signals)) => Running::new(plan, ends, signals).until_the_end(),
         Err(Refusal(text)) => {
             let _ = ends.front.send(&InitToFront::Failed(Refusal(text)));
             1
@@ -275,7 +273,7 @@ impl Running {
                 self.signal_command(number);
                 true
             }
-            Ok((FrontToInit::Mapped, _)) => true,
+            Ok((FrontToInit::Mapped | FrontToInit::Go(_), _)) => true,
             // Front is gone, and with it whoever answers for this jail.
             Err(_) => false,
         }

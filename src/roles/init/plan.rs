@@ -1,4 +1,4 @@
-//! Everything that init needs to know, worked out by front before the fork: init itself asks nobody.
+//! What init needs to know: what the command line says, worked out before the fork, and what comes later as front's word.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use nix::sys::resource::Resource;
 use nix::unistd::{User, getegid, geteuid};
 
-use crate::control::messages::Prepared;
+use crate::control::messages::{Account, Go, Machine, Prepared};
+use crate::jail::environment::{self, Choices, Environment, host_name};
 use crate::jail::payload::{self, Attributes, Command, Identity, Setting};
 use crate::jail::{core_dumps, counters, identity, letterbox, mounts, network, seccomp};
 use crate::names::pool;
@@ -17,50 +18,21 @@ use crate::roles::RunOptions;
 /// descriptors in flight, and a payload that used them all would stop every hand-over.
 const RESERVED_DESCRIPTORS: u64 = 256;
 
-/// Everything that init needs to know, worked out by front before the fork.
+/// What is known before init is forked, while the registry may still be wrong.
 #[derive(Debug)]
-pub struct Plan {
-    pub(super) command: Command,
+pub struct Draft {
+    argv: Vec<CString>,
+    directory: PathBuf,
+    attributes: Attributes,
+    names: identity::Identity,
     pub(super) setting: Setting,
     pub(super) link: network::Link,
     pub(super) queues: u16,
-    pub(super) wait: bool,
-    pub(super) view: mounts::Plan,
-    pub(super) filter: seccomp::Options,
-    pub(super) shares: counters::Shares,
-    secret_variables: Vec<String>,
-    /// `NAME=value` of what `--allow` opens.
-    session: Vec<CString>,
-}
-
-/// What of the plan does not depend on the registry, so that front can find it out while the warden reads that.
-#[derive(Debug)]
-pub struct Draft {
-    shares: counters::Shares,
-    account: Option<User>,
-    core_limit_is_fixed: bool,
 }
 
 impl Draft {
-    /// Asks the machine: its limits, and who the caller is, which may take a name service a while.
-    pub fn of_caller() -> Self {
-        Self {
-            shares: counters::Shares::of_caller(),
-            account: User::from_uid(geteuid()).ok().flatten(),
-            core_limit_is_fixed: core_dumps::limit().is_some(),
-        }
-    }
-}
-
-impl Plan {
     /// Works it out, or says what the caller asked for that can not be.
-    pub fn new(
-        options: &RunOptions,
-        prepared: &Prepared,
-        draft: Draft,
-        attributes: Attributes,
-        environment: Vec<CString>,
-    ) -> Result<Self, String> {
+    pub fn new(options: &RunOptions, attributes: Attributes) -> Result<Self, String> {
         let argv = options
             .command
             .iter()
@@ -73,10 +45,13 @@ impl Plan {
             .iter()
             .find(|(number, ..)| *number == Resource::RLIMIT_NOFILE as i32)
             .map_or(u64::MAX, |&(_, _, hard)| hard.saturating_sub(RESERVED_DESCRIPTORS).max(hard / 2));
-        let command = Command { argv, environment, directory, attributes };
-        let view = view(options, prepared, draft.account, &command)?;
+        let resolvers = vec![pool::GATEWAY_V4.into()];
+        let names = identity::Identity::new(&options.hostname, resolvers).map_err(|e| e.to_string())?;
         Ok(Self {
-            command,
+            argv,
+            directory,
+            attributes,
+            names,
             setting: Setting {
                 identity: Identity { uid: geteuid(), gid: getegid(), full_range: geteuid().is_root() },
                 kept: options.keep_descriptors.clone(),
@@ -84,22 +59,75 @@ impl Plan {
             },
             link: network::Link { name: "tun0".into(), mtu: options.mtu.into(), v4: pool::OWN_V4, v6: pool::OWN_V6 },
             queues: options.workers,
+        })
+    }
+}
+
+impl Machine {
+    /// Asks for its limits, and who the caller is, which may take a name service a while.
+    pub fn of_caller() -> Self {
+        let account = |user: User| Account { name: user.name, shell: user.shell, home: user.dir };
+        Self {
+            shares: counters::Shares::of_caller(),
+            account: User::from_uid(geteuid()).ok().flatten().map(account),
+            core_limit_is_fixed: core_dumps::limit().is_some(),
+        }
+    }
+}
+
+/// The environment that the command gets.
+pub fn environment(options: &RunOptions, prepared: &Prepared) -> Environment {
+    let session = options.session.set.iter();
+    let choices = Choices {
+        set: session.chain(&options.set_environment).cloned().collect(),
+        clear: options.clear_environment,
+        secrets: prepared.secret_variables.clone(),
+        host_name: host_name(),
+    };
+    environment::build(std::env::vars_os(), &choices)
+}
+
+/// The file that will be executed.
+pub fn program(options: &RunOptions, environment: &Environment) -> Option<PathBuf> {
+    let name = CString::new(options.command.first()?.as_bytes()).ok()?;
+    payload::find_program(&name, &std::env::current_dir().ok()?, &environment.clone().as_execve_wants())
+}
+
+/// Everything that init needs to know.
+#[derive(Debug)]
+pub struct Plan {
+    pub(super) command: Command,
+    pub(super) setting: Setting,
+    pub(super) wait: bool,
+    pub(super) view: mounts::Plan,
+    pub(super) filter: seccomp::Options,
+    pub(super) shares: counters::Shares,
+    secret_variables: Vec<String>,
+    /// `NAME=value` of what `--allow` opens.
+    session: Vec<CString>,
+}
+
+impl Plan {
+    /// Puts it together. To be called while the host's files and its name are still to be seen.
+    pub fn new(options: &RunOptions, draft: Draft, go: Go) -> Self {
+        let Go { prepared, machine } = go;
+        let environment = environment(options, &prepared).as_execve_wants();
+        let Draft { argv, directory, attributes, names, setting, .. } = draft;
+        let command = Command { argv, environment, directory, attributes };
+        Self {
+            view: view(options, &prepared, machine.account, names, &command),
+            command,
+            setting,
             wait: options.wait,
-            view,
             filter: seccomp::Options {
-                core_limit_is_fixed: draft.core_limit_is_fixed,
+                core_limit_is_fixed: machine.core_limit_is_fixed,
                 is_root: geteuid().is_root(),
                 ..options.filter
             },
-            shares: draft.shares,
-            secret_variables: prepared.secret_variables.clone(),
+            shares: machine.shares,
+            secret_variables: prepared.secret_variables,
             session: options.session.variables().collect(),
-        })
-    }
-
-    /// The file that will be executed.
-    pub fn program(&self) -> Option<PathBuf> {
-        self.view.command.clone()
+        }
     }
 
     /// A command of `exec` as it may run here: without the variables that the registry reads secrets from, for whoever asks
@@ -122,13 +150,12 @@ fn name(entry: &CString) -> &[u8] {
 fn view(
     options: &RunOptions,
     prepared: &Prepared,
-    account: Option<User>,
+    account: Option<Account>,
+    identity: identity::Identity,
     command: &Command,
-) -> Result<mounts::Plan, String> {
-    let resolvers = vec![pool::GATEWAY_V4.into()];
-    let identity = identity::Identity::new(&options.hostname, resolvers).map_err(|e| e.to_string())?;
+) -> mounts::Plan {
     let (name, shell, home) = match account {
-        Some(user) => (user.name, user.shell, user.dir),
+        Some(user) => (user.name, user.shell, user.home),
         None => (format!("user{}", geteuid()), PathBuf::from("/bin/sh"), PathBuf::from("/")),
     };
     let home = std::env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute()).unwrap_or(home);
@@ -148,5 +175,5 @@ fn view(
     view.read_only.clone_from(&asked.read_only);
     view.read_write.clone_from(&asked.read_write);
     view.nested_sandbox = options.filter.nested_sandbox;
-    Ok(view)
+    view
 }

@@ -19,12 +19,13 @@ impl Warden {
     /// Lets the relay deliver what it has, writes what it still has to say, and tells front.
     pub(super) fn finish(&mut self) {
         self.read_letters();
-        // It may hold a copy of a socket of the jail's, which would keep that socket's end from the relay.
+        self.tell_workers(if self.tree_is_dead { &FromWarden::Stop } else { &FromWarden::Abandon });
+        // It may hold a copy of a socket of the jail's, which would keep that socket's end from the relay. The relay has its
+        // word before that: what is woken first runs first.
         let _ = kill(self.mediator.pid, Signal::SIGKILL);
         children::keep_ends();
         let mut until = Instant::now() + LAST_WORDS;
         let (mut waits, mut hurried) = (false, !self.tree_is_dead);
-        self.tell_workers(if self.tree_is_dead { &FromWarden::Stop } else { &FromWarden::Abandon });
         while self.workers.iter().any(Option::is_some) {
             if self.draining && !waits && !hurried {
                 waits = true;

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, getsockopt, recv, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use nix::sys::uio::writev;
 
 use super::leg::{Associating, Leg, Step};
@@ -143,13 +143,10 @@ impl Worker {
         let Associating { step, control: Some(control), readable, writable, ending, .. } = &mut **associating else {
             return Ok(());
         };
-        if matches!(step, Step::Connecting) {
+        let fresh = matches!(step, Step::Connecting);
+        if fresh {
             if !*writable {
                 return Ok(());
-            }
-            let errno = getsockopt(control, sockopt::SocketError).unwrap_or(libc::EIO);
-            if errno != 0 {
-                return Err(DialError::Proxy(errno));
             }
             let mut handshake = driver.greeting()?;
             handshake.associate()?;
@@ -158,7 +155,7 @@ impl Worker {
         match step {
             Step::Greeting(handshake) => {
                 let fd = control.as_raw_fd();
-                let proxy = Proxy { fd, readable, writable, ending: *ending, unproven: &mut false };
+                let proxy = Proxy { fd, readable, writable, ending: *ending, fresh, unproven: &mut false };
                 if proxy.speak(handshake)?.is_none() {
                     return Ok(());
                 }

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
@@ -44,12 +45,6 @@ impl Place {
         command
     }
 
-    fn silent(&self, words: &[String]) -> Command {
-        let mut command = self.command(words);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command
-    }
-
     /// The client's words for a mode.
     pub fn client(&self, variant: &Variant, mode: &str, streams: usize) -> Vec<String> {
         let program = self.folder.join("bench").display().to_string();
@@ -67,22 +62,36 @@ impl Place {
     /// So many whole lives of `LAUNCHER true`, one after another.
     pub fn lives(&self, variant: &Variant, count: usize) -> Result<Vec<Duration>, Lack> {
         let words = [variant.launcher.as_slice(), &["true".to_owned()]].concat();
-        // One that never ends is found out before there is nothing in front of it.
-        let limited = ["timeout", "-k", "1", "5"].map(str::to_owned);
-        let tried = self.silent(&[&limited, words.as_slice()].concat()).status()?;
-        if !tried.success() {
-            return Err(Lack::Failed(format!("true ended with {tried}")));
-        }
-        let mut command = self.silent(&words);
+        let mut command = self.command(&words);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         (0..count)
             .map(|_| {
                 let start = Instant::now();
-                let status = command.status()?;
+                let status = ends_in_time(&mut command.spawn()?)?;
                 let life = start.elapsed();
                 if status.success() { Ok(life) } else { Err(Lack::Failed(format!("true ended with {status}"))) }
             })
             .collect()
     }
+}
+
+/// How long a whole life may take.
+const LIFE: Duration = Duration::from_secs(5);
+
+/// Waits for the leader of a group, which is killed if that takes too long; nothing stands before it that would cost time.
+fn ends_in_time(child: &mut Child) -> io::Result<ExitStatus> {
+    let group = Pid::from_raw(child.id() as i32);
+    let (ended, end) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if end.recv_timeout(LIFE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = killpg(group, Signal::SIGKILL);
+            }
+        });
+        let status = child.wait();
+        drop(ended);
+        status
+    })
 }
 
 /// One client that runs under a launcher.

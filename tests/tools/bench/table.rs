@@ -286,8 +286,11 @@ pub const TABLES: &[(&str, &[Group])] = &[
         "Round trips, connections (connect + 64 bytes + close) and datagrams over the bound's; DNS answers",
         &[Group::Trips, Group::Connects, Group::Udp, Group::Dns],
     ),
-    ("Whole lives of the launcher round `true`, ms; without a pause, how many a second", &[Group::Lives]),
+    ("Whole lives of the launcher round `true`, ms", &[Group::Lives]),
     ("Idle flows: KiB for each, ms for an echo on all, a round trip beside them over that without", &[Group::Idle]),
-    ("Stalled flows: KiB for each, ms of CPU in ten seconds; memory after a burst over that before", &[Group::Held]),
+    (
+        "Stalled flows: KiB for each, ms of CPU in ten seconds; memory after a burst over that before; lives without a pause",
+        &[Group::Held],
+    ),
     ("Two workers over one, direct: as measured, and with the server's CPU left out", &[Group::Workers]),
 ];

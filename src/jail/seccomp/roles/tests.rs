@@ -31,7 +31,7 @@ fn errno_of(call: libc::c_long, arguments: [usize; 4]) -> i32 {
 
 #[test]
 fn the_programs_are_the_tables() {
-    for policy in [relay(false), relay(true), mediator(false), mediator(true), warden()] {
+    for policy in [relay(false), relay(true), mediator(false), mediator(true), warden(), usher()] {
         assert_program_is_table(&policy);
     }
 }
