@@ -170,7 +170,7 @@ pub const PROBES: &[Probe] = &[
     long(
         probe(
             "in a row",
-            Group::Lives,
+            Group::Held,
             How::InARow,
             &[plain("jails/s", A_SECOND, AtLeast(60.0)), plain("last/first", TIMES, AtMost(1.3))],
         ),
