@@ -50,7 +50,7 @@ impl Spin {
         if took <= MOMENT && bytes <= SMALL && events <= 1 {
             self.row = self.row.saturating_add(1);
             // A long row pays for what was in vain.
-            if self.row % (self.needed * 4) == 0 {
+            if self.row.is_multiple_of(self.needed * 4) {
                 self.needed = (self.needed / 2).max(FIRST);
             }
             return;
