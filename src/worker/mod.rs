@@ -15,7 +15,7 @@
 //! the handshake, and only then the SYN is answered. Every flow and question leaves one record.
 //!
 //! - `setup`: what a worker is made of. `warden`: what it is told and says. `flows`: their table. `dial`: from a SYN to a connection. `ready`: connections before their dials. `alive`: keepalive. `pump`: bytes. `dns`: questions answered here or forwarded.
-//!   `drain`: the last bytes. `poll`: epoll. `udp`: datagrams.
+//!   `drain`: the last bytes. `poll`: epoll. `spin`: a moment before sleep. `udp`: datagrams.
 //!
 //! # System calls
 //! After start-up ([`Worker::new`]) only these are made, so that the relay's cage can allow nothing else:
