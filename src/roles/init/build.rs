@@ -2,12 +2,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::thread;
 
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
 use super::{Draft, Ends, Plan};
-use crate::control::messages::{FrontToInit, InitToFront, InitToWarden, Note, Refusal, WardenToInit};
+use crate::control::messages::{FrontToInit, InitToFront, InitToWarden, Machine, Note, Refusal, WardenToInit};
 use crate::jail::payload::ignore;
 use crate::jail::{landlock, letterbox, mounts, namespaces, network};
 use crate::roles::{RunOptions, title};
@@ -39,36 +40,32 @@ pub fn build(options: &RunOptions, draft: Draft, ends: &Ends) -> Result<(Plan, V
     ] {
         ignore(signal);
     }
-    let mut signals = Vec::new();
-    map_ids(&draft, ends, &mut signals)?;
+    let mut early = Early::default();
+    map_ids(&draft, ends, &mut early)?;
     prctl::set_dumpable(false).map_err(|e| stage("close init to others")(&e))?;
     tell_front(ends, &InitToFront::Closed)?;
 
     let device = tun::Source::Path(Path::new("/dev/net/tun"));
     let queues = tun::open(device, &draft.link.name, draft.queues.into()).map_err(|e| Refusal(e.to_string()))?;
-    network::configure(&draft.link).map_err(|e| stage("configure its network")(&e))?;
-    // A host with a read-only /proc/sys keeps its own values; none of them guards the promise.
-    let _ = network::tune(draft.setting.identity.gid);
+    let requests = network::prepare(&draft.link).map_err(|e| stage("configure its network")(&e))?;
     let descriptors: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
     ends.warden.send_with(&InitToWarden::Queues, &descriptors).map_err(|e| stage("hand the device out")(&e))?;
     drop(queues);
 
-    let machine = loop {
-        if let FrontToInit::Machine(machine) = hear_front(ends, &mut signals)? {
-            break machine;
+    // The kernel waits for itself to bring links up, and meanwhile the files can be built: the only time at which init has
+    // two threads.
+    let (mut plan, notes) = thread::scope(|scope| {
+        let links = thread::Builder::new()
+            .stack_size(LINKS_STACK)
+            .spawn_scoped(scope, || requests.send())
+            .map_err(|e| stage("start a thread")(&e))?;
+        let files = files(options, draft, ends, &mut early);
+        match links.join() {
+            Ok(Ok(())) => files,
+            Ok(Err(e)) => Err(stage("configure its network")(&e)),
+            Err(_) => Err(stage("configure its network")(&"its thread ended")),
         }
-    };
-    let prepared = match ends.warden.receive() {
-        Ok((WardenToInit::Prepared(prepared), _)) => prepared,
-        other => return Err(no_jail(other)),
-    };
-    let mut plan = Plan::new(options, draft, machine, prepared);
-    plan.shares.apply();
-    for &number in [0, 1, 2].iter().chain(&plan.setting.kept) {
-        mounts::reopen::read_only(number).map_err(|e| Refusal(e.to_string()))?;
-    }
-    plan.view.identity.set_uts().map_err(|e| Refusal(e.to_string()))?;
-    let notes = mounts::build(&plan.view).map_err(|e| Refusal(e.to_string()))?;
+    })?;
     if plan.filter.allow_datagrams {
         let [log, notify] = letterbox::bind().map_err(|e| stage("make its own /dev/log")(&e))?;
         let letters = [log.as_fd(), notify.as_fd()];
@@ -91,9 +88,36 @@ pub fn build(options: &RunOptions, draft: Draft, ends: &Ends) -> Result<(Plan, V
         tell_front(ends, &InitToFront::Notes(notes))?;
     }
     match ends.warden.receive() {
-        Ok((WardenToInit::Ready, _)) => Ok((plan, signals)),
+        Ok((WardenToInit::Ready, _)) => Ok((plan, early.signals)),
         other => Err(no_jail(other)),
     }
+}
+
+/// Bytes; a few netlink messages.
+const LINKS_STACK: usize = 64 * 1024;
+
+/// Waits until it is known what the jail is, and builds what it sees of the host.
+fn files(options: &RunOptions, draft: Draft, ends: &Ends, early: &mut Early) -> Result<(Plan, mounts::Notes), Refusal> {
+    // A host with a read-only /proc/sys keeps its own values; none of them guards the promise.
+    let _ = network::tune(draft.setting.identity.gid);
+    let machine = loop {
+        match early.machine.take() {
+            Some(machine) => break machine,
+            None => early.hear(ends).map(drop)?,
+        }
+    };
+    let prepared = match ends.warden.receive() {
+        Ok((WardenToInit::Prepared(prepared), _)) => prepared,
+        other => return Err(no_jail(other)),
+    };
+    let plan = Plan::new(options, draft, machine, prepared);
+    plan.shares.apply();
+    for &number in [0, 1, 2].iter().chain(&plan.setting.kept) {
+        mounts::reopen::read_only(number).map_err(|e| Refusal(e.to_string()))?;
+    }
+    plan.view.identity.set_uts().map_err(|e| Refusal(e.to_string()))?;
+    let notes = mounts::build(&plan.view).map_err(|e| Refusal(e.to_string()))?;
+    Ok((plan, notes))
 }
 
 /// Why the warden's word is not the one that was waited for.
@@ -104,23 +128,35 @@ fn no_jail<E>(word: Result<(WardenToInit, Vec<OwnedFd>), E>) -> Refusal {
     }
 }
 
-fn map_ids(draft: &Draft, ends: &Ends, signals: &mut Vec<i32>) -> Result<(), Refusal> {
+fn map_ids(draft: &Draft, ends: &Ends, early: &mut Early) -> Result<(), Refusal> {
     let identity = &draft.setting.identity;
     if !identity.full_range {
         return namespaces::map_self_only("self", identity.uid, identity.gid).map_err(|e| stage("map its user")(&e));
     }
     tell_front(ends, &InitToFront::MapMe)?;
-    while !matches!(hear_front(ends, signals)?, FrontToInit::Mapped) {}
+    while !early.hear(ends)? {}
     Ok(())
 }
 
-/// The next word of front's; a signal among them is kept for the command.
-fn hear_front(ends: &Ends, signals: &mut Vec<i32>) -> Result<FrontToInit, Refusal> {
-    let (message, _) = ends.front.receive().map_err(|_| Refusal("front died while the jail was being built".into()))?;
-    if let FrontToInit::Signal(number) = &message {
-        signals.push(*number);
+/// What front says while the jail is built, in whatever order.
+#[derive(Default)]
+struct Early {
+    /// For the command.
+    signals: Vec<i32>,
+    machine: Option<Machine>,
+}
+
+impl Early {
+    /// Takes one message; whether it was that the ids are mapped.
+    fn hear(&mut self, ends: &Ends) -> Result<bool, Refusal> {
+        let received = ends.front.receive();
+        match received.map_err(|_| Refusal("front died while the jail was being built".into()))?.0 {
+            FrontToInit::Mapped => return Ok(true),
+            FrontToInit::Signal(number) => self.signals.push(number),
+            FrontToInit::Machine(machine) => self.machine = Some(machine),
+        }
+        Ok(false)
     }
-    Ok(message)
 }
 
 fn tell_front(ends: &Ends, message: &InitToFront) -> Result<(), Refusal> {
