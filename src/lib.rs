@@ -6,6 +6,8 @@ pub mod check;
 pub mod cli;
 pub mod control;
 pub mod demo;
+#[cfg(test)]
+mod docs;
 pub mod escape;
 pub mod flow;
 pub mod jail;

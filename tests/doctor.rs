@@ -105,12 +105,17 @@ fn with_a_proc_that_is_covered_as_in_a_container() {
 }
 
 /// The command with one system call that its kernel does not have.
-fn without_call(mut command: Command, number: libc::c_long) -> Command {
+fn without_call(command: Command, number: libc::c_long) -> Command {
+    refusing_call(command, number, libc::ENOSYS)
+}
+
+/// The command with one system call that always fails.
+fn refusing_call(mut command: Command, number: libc::c_long, errno: i32) -> Command {
     let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
     let program = [
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
         step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number as u32),
-        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
         step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
     // SAFETY: only prctl is called between fork and exec, with memory that the closure owns.
@@ -142,6 +147,15 @@ fn on_a_kernel_or_in_a_container_without_a_required_call() {
         let row = row(&done.out, name);
         assert!(row["state"] == "missing" && row["required"] == true && row["remedy"].is_string(), "{row}");
     }
+}
+
+#[test]
+fn a_limit_of_processes_is_no_lack_of_the_machines() {
+    let jail = Jail::new();
+    let run = refusing_call(jail.netjail(&["run", "--network", "nil", "--", "true"]), libc::SYS_clone3, libc::EAGAIN);
+    let done = lab::child::run(run);
+    assert!(done.code() == 125 && done.err.contains("ulimit -u") && done.err.contains("pids.max"), "{done:?}");
+    assert!(!done.err.contains("sysctl") && !done.err.contains("netjail doctor"), "{done:?}");
 }
 
 #[test]

@@ -198,16 +198,10 @@ fn the_terminal_shows_an_interactive_bash() {
     let jail = lab::Jail::new();
     let mut bash = lab::pty::Pty::bash(jail.command("/bin/bash".as_ref(), &["--norc", "--noprofile", "-i"]));
     // Its own word says that it is there: between the group's coming to the foreground and exec, bash's child ignores Ctrl-Z.
-    bash.send("sh -c 'echo up-$((40+2)); exec sleep 1000'\r");
-    bash.expect("up-42");
-    bash.send("\x1a");
-    bash.expect("Stopped");
+    bash.talk("sh -c 'echo up-$((40+2)); exec sleep 1000'\r", &["up-42"]);
+    bash.talk("\x1a", &["Stopped"]);
     bash.send("fg\r");
-    lab::wait_for("sleep in the foreground", Duration::from_secs(10), || {
-        (bash.foreground() != bash.pid()).then_some(())
-    });
-    bash.send("\x03");
-    bash.expect("ready> ");
-    bash.send("echo code-$?\r");
-    bash.expect("code-130");
+    bash.await_foreground_other_than(bash.pid());
+    bash.talk("\x03", &["ready> "]);
+    bash.talk("echo code-$?\r", &["code-130"]);
 }

@@ -95,7 +95,7 @@ fn the_far_side_of_an_idle_flow_is_asked_whether_it_lives() {
 fn every_promise_of_the_page_has_a_test_of_its_name() {
     let page = std::fs::read_to_string(lab::source("docs/long-lived.md")).unwrap();
     let tree = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let files = ["tests/long_lived.rs", "tests/direct.rs", "src/stack/tests.rs", "src/roles/warden/dialler.rs"];
+    let files = ["tests/long_lived.rs", "tests/direct.rs", "src/stack/tests/ends.rs", "src/roles/warden/dialler.rs"];
     let Ok(source) = files.iter().map(|file| std::fs::read_to_string(tree.join(file))).collect::<Result<String, _>>()
     else {
         // An ordinary user may not read the tree; the run as root has looked.

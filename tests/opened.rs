@@ -61,7 +61,9 @@ fn a_socket_is_allowed_by_the_entry_of_a_network() {
     let entry = |name: &str, socket: &str| {
         format!("{{name: {name}, kind: network.socks5, host: 127.0.0.1, port: 9, allow_sockets: [\"{socket}\"]}}")
     };
-    let jail = jail.entry(&entry("opens", one.to_str().unwrap())).entry(&entry("relative", "../work/one"));
+    let folder = jail.work();
+    let relative = format!("../{}/one", folder.file_name().unwrap().to_str().unwrap());
+    let jail = jail.entry(&entry("opens", one.to_str().unwrap())).entry(&entry("relative", &relative));
     let jail = jail.entry(&entry("wrong", "/etc/passwd"));
     for network in ["app:opens", "app:relative"] {
         assert_eq!(reach(&jail, network, &one), "answered one");

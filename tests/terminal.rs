@@ -24,8 +24,7 @@ fn jail() -> Jail {
 }
 
 fn code(bash: &mut Pty) -> String {
-    bash.send("echo co''de-$?.\r");
-    bash.expect("code-");
+    bash.talk("echo co''de-$?.\r", &["code-"]);
     let text = bash.expect(".");
     bash.expect("ready> ");
     text.trim_end_matches('.').to_owned()
@@ -35,10 +34,8 @@ fn code(bash: &mut Pty) -> String {
 fn ctrl_c_ends_the_command_with_130_and_the_loop_of_the_shell() {
     let jail = jail();
     let mut bash = shell(&jail);
-    bash.send("while :; do $J sh -c 'echo up-$((40+2)); exec sleep 1000'; done\r");
-    bash.expect("up-42");
-    bash.send("\x03");
-    bash.expect("ready> ");
+    bash.talk("while :; do $J sh -c 'echo up-$((40+2)); exec sleep 1000'; done\r", &["up-42"]);
+    bash.talk("\x03", &["ready> "]);
     assert_eq!(code(&mut bash), "130");
 }
 
@@ -46,10 +43,8 @@ fn ctrl_c_ends_the_command_with_130_and_the_loop_of_the_shell() {
 fn ctrl_backslash_ends_the_command_with_131() {
     let jail = jail();
     let mut bash = shell(&jail);
-    bash.send("ulimit -c 0; $J sh -c 'echo up-$((40+2)); exec sleep 1000'\r");
-    bash.expect("up-42");
-    bash.send("\x1c");
-    bash.expect("ready> ");
+    bash.talk("ulimit -c 0; $J sh -c 'echo up-$((40+2)); exec sleep 1000'\r", &["up-42"]);
+    bash.talk("\x1c", &["ready> "]);
     assert_eq!(code(&mut bash), "131");
 }
 
@@ -57,21 +52,12 @@ fn ctrl_backslash_ends_the_command_with_131() {
 fn ctrl_z_stops_the_job_and_fg_continues_it() {
     let jail = jail();
     let mut bash = shell(&jail);
-    bash.send("$J sh -c 'echo up-$((40+2)); read line; echo read-$line-$((1+1)); exit 6'\r");
-    bash.expect("up-42");
-    bash.send("\x1a");
-    bash.expect("Stopped");
-    bash.expect("ready> ");
-    bash.send("jobs\r");
-    bash.expect("Stopped");
-    bash.expect("ready> ");
+    bash.talk("$J sh -c 'echo up-$((40+2)); read line; echo read-$line-$((1+1)); exit 6'\r", &["up-42"]);
+    bash.talk("\x1a", &["Stopped", "ready> "]);
+    bash.talk("jobs\r", &["Stopped", "ready> "]);
     bash.send("fg\r");
-    lab::wait_for("the job in the foreground", Duration::from_secs(10), || {
-        (bash.foreground() != bash.pid()).then_some(())
-    });
-    bash.send("word\r");
-    bash.expect("read-word-2");
-    bash.expect("ready> ");
+    bash.await_foreground_other_than(bash.pid());
+    bash.talk("word\r", &["read-word-2", "ready> "]);
     assert_eq!(code(&mut bash), "6");
 }
 
@@ -80,13 +66,9 @@ fn a_stopped_job_continues_in_the_background() {
     let jail = jail();
     let mut bash = shell(&jail);
     // No forks: a shell that waits for its child's exec(2) while both are stopped is never seen to stop (vfork(2)).
-    bash.send("$J sh -c 'echo up-$((40+2)); while [ ! -e go ]; do :; done; echo done-$((50+5))'\r");
-    bash.expect("up-42");
-    bash.send("\x1a");
-    bash.expect("Stopped");
-    bash.expect("ready> ");
-    bash.send("bg\r");
-    bash.expect("ready> ");
+    bash.talk("$J sh -c 'echo up-$((40+2)); while [ ! -e go ]; do :; done; echo done-$((50+5))'\r", &["up-42"]);
+    bash.talk("\x1a", &["Stopped", "ready> "]);
+    bash.talk("bg\r", &["ready> "]);
     std::fs::write(jail.work().join("go"), "").unwrap();
     bash.expect("done-55");
 }
@@ -95,19 +77,14 @@ fn a_stopped_job_continues_in_the_background() {
 fn a_reader_in_the_background_stops_once_and_fg_lets_it_read() {
     let jail = jail();
     let mut bash = shell(&jail);
-    bash.send("$J sh -c 'read line; echo read-$line-$((1+1))' &\r");
-    bash.expect("ready> ");
+    bash.talk("$J sh -c 'read line; echo read-$line-$((1+1))' &\r", &["ready> "]);
     lab::wait_for("the reader to stop", Duration::from_secs(10), || {
         bash.send("jobs\r");
         bash.expect("ready> ").contains("Stopped").then_some(())
     });
     bash.send("fg\r");
-    lab::wait_for("the job in the foreground", Duration::from_secs(10), || {
-        (bash.foreground() != bash.pid()).then_some(())
-    });
-    bash.send("word\r");
-    bash.expect("read-word-2");
-    bash.expect("ready> ");
+    bash.await_foreground_other_than(bash.pid());
+    bash.talk("word\r", &["read-word-2", "ready> "]);
 }
 
 #[test]
@@ -145,12 +122,8 @@ fn ctrl_c_ends_netjail_at_its_own_question() {
 fn the_commands_own_stop_stops_the_job() {
     let jail = jail();
     let mut bash = shell(&jail);
-    bash.send("$J sh -c 'kill -STOP $$; echo again-$((40+2))'\r");
-    bash.expect("Stopped");
-    bash.expect("ready> ");
-    bash.send("fg\r");
-    bash.expect("again-42");
-    bash.expect("ready> ");
+    bash.talk("$J sh -c 'kill -STOP $$; echo again-$((40+2))'\r", &["Stopped", "ready> "]);
+    bash.talk("fg\r", &["again-42", "ready> "]);
     assert_eq!(code(&mut bash), "0");
 }
 
@@ -158,9 +131,7 @@ fn the_commands_own_stop_stops_the_job() {
 fn the_window_size_and_its_changes_are_seen_inside() {
     let jail = jail();
     let mut bash = shell(&jail);
-    bash.send("$J bash --norc -c 'trap \"stty size; exit 3\" WINCH; stty size; echo up-$((40+2)); while :; do sleep 0.05; done'\r");
-    bash.expect("24 80");
-    bash.expect("up-42");
+    bash.talk("$J bash --norc -c 'trap \"stty size; exit 3\" WINCH; stty size; echo up-$((40+2)); while :; do sleep 0.05; done'\r", &["24 80", "up-42"]);
     bash.resize(100, 50);
     bash.expect("50 100");
     bash.expect("ready> ");
@@ -172,47 +143,35 @@ fn an_interactive_shell_inside_has_job_control_and_leaves_the_terminal_as_it_was
     let jail = jail();
     let mut bash = shell(&jail);
     bash.send("$J bash --norc --noprofile -i\r");
-    bash.send("PS1='in''side> '\r");
-    bash.expect("inside> ");
+    bash.talk("PS1='in''side> '\r", &["inside> "]);
     let shell_inside = bash.foreground();
-    bash.send("sh -c 'echo up-$((40+2)); exec sleep 1000'\r");
-    bash.expect("up-42");
-    bash.send("\x1a");
-    bash.expect("Stopped");
-    bash.expect("inside> ");
+    bash.talk("sh -c 'echo up-$((40+2)); exec sleep 1000'\r", &["up-42"]);
+    bash.talk("\x1a", &["Stopped", "inside> "]);
     bash.send("fg\r");
-    lab::wait_for("sleep in the foreground", Duration::from_secs(10), || {
-        (bash.foreground() != shell_inside).then_some(())
-    });
-    bash.send("\x03");
-    bash.expect("inside> ");
-    bash.send("exit 4\r");
-    bash.expect("ready> ");
+    bash.await_foreground_other_than(shell_inside);
+    bash.talk("\x03", &["inside> "]);
+    bash.talk("exit 4\r", &["ready> "]);
     assert_eq!(code(&mut bash), "4");
     assert_eq!(bash.foreground(), bash.pid(), "the terminal belongs to the outer shell again");
-    bash.send("tty >/dev/null && echo fi''ne\r");
-    bash.expect("fine");
+    bash.talk("tty >/dev/null && echo fi''ne\r", &["fine"]);
 }
 
 #[test]
 fn pipelines_of_two_jails_work_and_end_together() {
     let jail = jail();
     let mut bash = shell(&jail);
-    bash.send("$J sh -c 'echo ab' | $J tr a-z A-Z\r");
-    bash.expect("AB");
-    bash.expect("ready> ");
-    bash.send("$J yes | $J head -1; echo \"st${x}atus ${PIPESTATUS[*]}\"\r");
-    bash.expect("status 141 0");
+    bash.talk("$J sh -c 'echo ab' | $J tr a-z A-Z\r", &["AB", "ready> "]);
+    bash.talk("$J yes | $J head -1; echo \"st${x}atus ${PIPESTATUS[*]}\"\r", &["status 141 0"]);
 }
 
 #[test]
 fn the_command_has_the_terminal_as_its_own() {
     let jail = jail();
     let mut bash = shell(&jail);
-    bash.send("$J sh -c 'tty; echo to-the-tty-$((1+1)) >/dev/tty; ps -o tpgid= -p $$ >/dev/null; exit 0'\r");
-    bash.expect("/dev/");
-    bash.expect("to-the-tty-2");
-    bash.expect("ready> ");
+    bash.talk(
+        "$J sh -c 'tty; echo to-the-tty-$((1+1)) >/dev/tty; ps -o tpgid= -p $$ >/dev/null; exit 0'\r",
+        &["/dev/", "to-the-tty-2", "ready> "],
+    );
 }
 
 #[test]
@@ -223,9 +182,7 @@ fn netjail_shell_is_the_users_shell_in_a_jail() {
     let mut command = jail.netjail(&words);
     command.env("SHELL", "/bin/bash");
     let mut pty = Pty::start(command);
-    pty.send("echo sh''ell-$((40+2)); readlink /proc/self/ns/net; exit 8\r");
-    pty.expect("shell-42");
-    pty.expect("net:[");
+    pty.talk("echo sh''ell-$((40+2)); readlink /proc/self/ns/net; exit 8\r", &["shell-42", "net:["]);
     assert_eq!(pty.finish().code(), Some(8));
 }
 
@@ -237,17 +194,12 @@ fn exec_in_the_background_runs_on_and_takes_the_terminal_when_it_is_brought_forw
     let mut bash = shell(&jail);
     let exec = format!("{} exec lab-back --", lab::jail::binary());
     // Nothing stops it: neither its start nor its end touches a terminal that is the shell's.
-    bash.send(&format!("{exec} sh -c 'echo from-$((40+2))' & wait $!; echo en''ded-$?\r"));
-    bash.expect("from-42");
-    bash.expect("ended-0");
-    bash.expect("ready> ");
-    bash.send(&format!("{exec} sh -c 'echo up-$((40+2)); read word; echo word-$word' &\r"));
-    bash.expect("up-42");
+    bash.talk(
+        &format!("{exec} sh -c 'echo from-$((40+2))' & wait $!; echo en''ded-$?\r"),
+        &["from-42", "ended-0", "ready> "],
+    );
+    bash.talk(&format!("{exec} sh -c 'echo up-$((40+2)); read word; echo word-$word' &\r"), &["up-42"]);
     bash.send("fg\r");
-    lab::wait_for("the job in the foreground", Duration::from_secs(20), || {
-        (bash.foreground() != bash.pid()).then_some(())
-    });
-    bash.send("hello\r");
-    bash.expect("word-hello");
-    bash.expect("ready> ");
+    bash.await_foreground_other_than(bash.pid());
+    bash.talk("hello\r", &["word-hello", "ready> "]);
 }

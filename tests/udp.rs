@@ -466,6 +466,37 @@ fn super_datagrams_pass_both_ways_and_are_cut_where_they_must() {
     assert!(proxy.seen.lock().unwrap().iter().all(|(_, n)| *n == 1210));
 }
 
+#[test]
+fn datagrams_in_bursts_stay_what_they_were_in_order_and_whoever_receives_them() {
+    let proxy = Scripted::new(loopback, mirror);
+    let jail = Jail::socks5(proxy.addr, "").with(&["--log", "log"]);
+    // Runs of one size, a shorter one behind them, and sizes that change with every datagram.
+    let sizes =
+        ["64", "64", "64", "64", "9", "1200", "1200", "1200", "700", "64", "1201", "64", "1201", "8", "64", "64"];
+    for target in ["203.0.113.9:443", "[2001:db8::9]:443", "some.test:443"] {
+        for how in ["connected", "loose", "whole"] {
+            let done = jail.probe(&[&["udp", "bursts", how, target, "64"], &sizes[..]].concat()).good();
+            assert_eq!(done.fact("returned"), "1024 true", "{target} {how}: {done:?}");
+            let largest: usize = done.fact("largest").parse().unwrap();
+            assert!(how == "whole" || largest == 1201, "{done:?}");
+        }
+    }
+    let log = std::fs::read_to_string(jail.work().join("log")).unwrap();
+    let each: usize = sizes.iter().map(|size| size.parse::<usize>().unwrap()).sum();
+    let counts = format!("\"bytes_out\":{0},\"bytes_in\":{0},\"datagrams_out\":1024,\"datagrams_in\":1024", each * 64);
+    assert_eq!(log.matches(&counts).count(), 9, "{log}");
+}
+
+#[test]
+fn a_datagram_that_is_too_large_takes_none_of_its_burst_with_it() {
+    let proxy = Scripted::new(loopback, mirror);
+    let jail = Jail::socks5(proxy.addr, "");
+    let done =
+        jail.probe(&["udp", "bursts", "connected", "203.0.113.9:443", "20", "99", "99", "99", "65500", "99", "99"]);
+    assert_eq!(done.fact("returned"), "100 true", "{done:?}");
+    assert_eq!(done.facts("failed"), ["EMSGSIZE"; 20], "{done:?}");
+}
+
 /// A QUIC server in the lab's internet, and the folder of its certificates.
 fn quic_server(host: &Host) -> (lab::Running, tempfile::TempDir) {
     // The client reads its authority's certificate in a jail.

@@ -12,9 +12,6 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Uid;
 
-/// What the packages' profile is for.
-pub const PACKAGED_PATH: &str = "/usr/{bin,local/bin}/netjail";
-
 /// Where administrators keep profiles.
 const FOLDER: &str = "/etc/apparmor.d";
 
@@ -43,7 +40,7 @@ pub enum ProfileError {
 }
 
 /// Whether the parser of this machine knows the rule.
-pub fn knows_userns() -> bool {
+fn knows_userns() -> bool {
     Path::new(FOLDER).join("abi/4.0").exists()
 }
 
@@ -126,8 +123,9 @@ mod tests {
     #[test]
     fn the_packaged_profile_is_the_one_that_fix_would_write_and_parses() {
         let packaged = include_str!("../../policy/apparmor/netjail");
-        assert_eq!(packaged, profile(PACKAGED_PATH, true));
-        parses(&profile(PACKAGED_PATH, knows_userns()));
+        let path = "/usr/{bin,local/bin}/netjail";
+        assert_eq!(packaged, profile(path, true));
+        parses(&profile(path, knows_userns()));
     }
 
     #[test]

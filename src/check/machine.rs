@@ -37,21 +37,6 @@ pub fn max_userns() -> Finding {
     }
 }
 
-pub fn apparmor_userns() -> Finding {
-    let restricted = read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1");
-    if !restricted {
-        return Finding::ok("not restricted");
-    }
-    // A profile with the rule `userns,` shows as this process's own label.
-    match super::namespaces::network() {
-        finding if finding.is_ok() => Finding::ok("restricted, and lifted for this program"),
-        _ => Finding::missing(
-            "1, and no profile lifts it for this program",
-            "sudo netjail doctor --fix (writes /etc/apparmor.d/netjail), or sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
-        ),
-    }
-}
-
 pub fn tun_device() -> Finding {
     let path = Path::new("/dev/net/tun");
     let Ok(found) = fs::metadata(path) else {

@@ -7,7 +7,9 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use super::finding::Finding;
+use super::machine;
 use super::trial::{Caller, Failure, Outcome, check, in_child, in_jail_namespaces, step};
+use crate::jail::counters;
 use crate::tun;
 
 const USERNS_REMEDY: &str = "sudo sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000 (for good: the same lines in /etc/sysctl.d/60-netjail.conf); in a container the seccomp profile has to allow unshare and clone";
@@ -15,11 +17,27 @@ const USERNS_REMEDY: &str = "sudo sysctl -w kernel.unprivileged_userns_clone=1 u
 /// The remedy of a row that says nothing of its own.
 pub const EARLIER: &str = "repair the namespaces first (rows above)";
 
+fn restricted() -> bool {
+    machine::read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1")
+}
+
+pub fn apparmor() -> Finding {
+    if !restricted() {
+        return Finding::ok("not restricted");
+    }
+    // A profile with the rule `userns,` shows as this process's own label.
+    match network() {
+        finding if finding.is_ok() => Finding::ok("restricted, and lifted for this program"),
+        _ => Finding::missing(
+            "1, and no profile lifts it for this program",
+            "sudo netjail doctor --fix (writes /etc/apparmor.d/netjail), or sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+    }
+}
+
 /// Whether this is the refusal that AppArmor's restriction causes: a user namespace that can do nothing.
-pub fn is_apparmor(errno: Errno) -> bool {
-    let restricted =
-        super::machine::read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1");
-    restricted && matches!(errno, Errno::EPERM | Errno::EACCES) && !nix::unistd::Uid::effective().is_root()
+fn is_apparmor(errno: Errno) -> bool {
+    restricted() && matches!(errno, Errno::EPERM | Errno::EACCES) && !nix::unistd::Uid::effective().is_root()
 }
 
 fn finding(outcome: Outcome, works: &str, remedy: &str) -> Finding {
@@ -28,6 +46,7 @@ fn finding(outcome: Outcome, works: &str, remedy: &str) -> Finding {
         Err(failure) if is_apparmor(failure.errno) => {
             Finding::missing(format!("{failure} (AppArmor restricts user namespaces)"), "sudo netjail doctor --fix")
         }
+        Err(failure) if failure.errno == Errno::EAGAIN => Finding::missing(failure, counters::TOO_MANY_PROCESSES),
         Err(failure) if failure.is_earlier() => Finding::missing(failure, EARLIER),
         Err(failure) => Finding::missing(failure, remedy),
     }
@@ -44,7 +63,10 @@ pub fn user() -> Finding {
             format!("{failure} (there is no /proc)"),
             "sudo mount -t proc proc /proc; in a chroot: mount one into it",
         ),
-        Err(failure) if !is_apparmor(failure.errno) => Finding::missing(failure, USERNS_REMEDY),
+        // Here they are made for the first time: no earlier row is to be repaired.
+        Err(failure) if failure.is_earlier() && !is_apparmor(failure.errno) && failure.errno != Errno::EAGAIN => {
+            Finding::missing(failure, USERNS_REMEDY)
+        }
         other => finding(other, "made", USERNS_REMEDY),
     }
 }
@@ -126,7 +148,7 @@ pub fn fresh_proc() -> Finding {
         private()?;
         mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>).map_err(step("mount a fresh /proc"))
     });
-    let covered = super::machine::covered_proc();
+    let covered = machine::covered_proc();
     let remedy = if covered.is_empty() { PROC_REMEDY.to_owned() } else { format!("{PROC_REMEDY}. Covered: {covered}") };
     finding(outcome, "mounted", &remedy)
 }

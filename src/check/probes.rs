@@ -101,7 +101,7 @@ pub const PROBES: &[Probe] = &[
     required("kernel-version", machine::kernel_version, NO_JAIL),
     required("unprivileged-userns-clone", machine::userns_clone, NO_JAIL),
     required("max-user-namespaces", machine::max_userns, NO_JAIL),
-    required("apparmor-userns", machine::apparmor_userns, NO_JAIL),
+    required("apparmor-userns", namespaces::apparmor, NO_JAIL),
     required("user-namespace", namespaces::user, NO_JAIL),
     required("network-namespace", namespaces::network, NO_JAIL),
     required("mount-namespace", namespaces::mounts, NO_JAIL),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser};
 
 use crate::jail::desktop::Door;
+use crate::jail::identity::DEFAULT_HOSTNAME;
 use crate::registry::{BadEndpoint, Endpoint};
 
 /// Starts a command in a network namespace whose only way out is the overlay you choose.
@@ -178,7 +179,7 @@ pub struct JailArguments {
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
     /// The host name that the jail sees.
-    #[arg(long, value_name = "NAME", default_value = "localhost")]
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_HOSTNAME)]
     pub hostname: String,
 }
 

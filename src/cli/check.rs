@@ -3,36 +3,29 @@
 use std::io;
 
 use super::args::CheckArguments;
-use super::{FINDING, USAGE, print};
-use crate::registry::{self, LoadError, Search, report, trust};
-use crate::roles::front;
+use super::{FINDING, Told, print, search};
+use crate::registry::{self, LoadError, report, trust};
 
 /// Validates the registry and the settings; the status is 1 if something is wrong with them, or `run` would not believe them.
-pub fn run(arguments: CheckArguments) -> i32 {
-    let search = match Search::from_environment(arguments.registries) {
-        Ok(search) => search,
-        Err(e) => {
-            front::say(&super::no_working_folder(&e));
-            return USAGE;
-        }
-    };
+pub fn run(arguments: CheckArguments) -> Result<i32, Told> {
+    let search = search(arguments.registries)?;
     let loaded = registry::load(&search, &registry::process_environment);
     let trust = loaded.as_ref().ok().map(|loaded| trust::check(&trust::Store::new(&search.state), loaded));
     let refused = matches!(trust, Some(trust::Trust::Changed(_)));
     if arguments.json {
         let report = report::check_json(&loaded, trust.as_ref());
-        return print(&report.text, report.status);
+        return Ok(print(&report.text, report.status));
     }
     let mut report = report::check(&loaded, report::colour(&io::stdout()));
     if let Some(trust) = &trust {
         report.text.push_str(&format!("trust: {}\n", in_words(trust)));
     }
-    match (arguments.quiet, &loaded, &trust) {
+    Ok(match (arguments.quiet, &loaded, &trust) {
         (false, ..) => print(&report.text, if refused { FINDING } else { report.status.into() }),
         (true, Err(LoadError(findings)), _) => print(&report::errors(findings, report::colour(&io::stdout())), FINDING),
         (true, Ok(_), Some(trust::Trust::Changed(changed))) => print(&format!("{changed}\n"), FINDING),
         (true, Ok(loaded), _) => print(&report::missing(loaded, report::colour(&io::stdout())), report.status),
-    }
+    })
 }
 
 /// Whether `run` would believe what was found.

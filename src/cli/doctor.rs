@@ -4,7 +4,7 @@ use super::args::DoctorArguments;
 use super::table;
 use crate::check::probes::PROBES;
 use crate::check::{Row, State, apparmor};
-use crate::roles::front::say;
+use crate::roles::say;
 
 /// Prints the table of what a jail needs here; the status is 1 if something that it requires is missing.
 pub fn run(arguments: &DoctorArguments) -> i32 {

@@ -4,6 +4,7 @@ use super::args::ExecArguments;
 use crate::control::messages::Ending;
 use crate::roles::client::{self, ClientError};
 use crate::roles::front::{self, OWN_FAILURE};
+use crate::roles::say;
 use crate::roles::signals::die_by;
 
 /// Runs a command in a live jail; the exit status is the command's.
@@ -15,7 +16,7 @@ pub fn run(arguments: ExecArguments, ignored: u64) -> i32 {
         Ok(Ending::Signalled(number)) => die_by(number),
         Err(ClientError::NotRun(error)) => front::not_run(&error),
         Err(error) => {
-            front::say(&error.to_string());
+            say(&error.to_string());
             OWN_FAILURE
         }
     }

@@ -9,7 +9,7 @@ use clap_mangen::Man;
 
 use super::args::{Arguments, ManArguments};
 use super::{FINDING, print};
-use crate::roles::front;
+use crate::roles::say;
 
 /// Writes one page to standard output, or all of them into a folder.
 pub fn run(arguments: &ManArguments) -> i32 {
@@ -28,7 +28,7 @@ pub fn run(arguments: &ManArguments) -> i32 {
 }
 
 fn failed(why: &str) -> i32 {
-    front::say(why);
+    say(why);
     FINDING
 }
 

@@ -23,11 +23,14 @@ mod user;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 
 use crate::control::rundir;
-use crate::registry::Search;
+use crate::registry::{self, LoadError, Loaded, Search, report};
+use crate::roles::front::OWN_FAILURE;
+use crate::roles::say;
 use args::{Arguments, Run, Subcommand};
 
 /// 1: the command did its work, and found something wrong.
@@ -48,11 +51,11 @@ pub fn main(ignored: u64) -> i32 {
         Subcommand::Ps(options) => ps::run(&options),
         Subcommand::Exec(options) => exec::run(options, ignored),
         Subcommand::Stop(options) => stop::run(&options),
-        Subcommand::Check(options) => check::run(options),
-        Subcommand::Networks(options) => networks::run(options),
-        Subcommand::Probe(options) => probe::run(options),
+        Subcommand::Check(options) => status(check::run(options)),
+        Subcommand::Networks(options) => status(networks::run(options)),
+        Subcommand::Probe(options) => status(probe::run(options)),
         Subcommand::ProbeClient(options) => probe::client(&options),
-        Subcommand::Allow => allow::run(),
+        Subcommand::Allow => status(allow::run()),
         Subcommand::Demo => demo::run(),
         Subcommand::DemoClient(options) => demo::client(&options),
         Subcommand::Doctor(options) => doctor::run(&options),
@@ -74,7 +77,7 @@ fn usage(error: &clap::Error, words: &[OsString]) -> i32 {
         return 0;
     }
     let starts_commands = words.get(1).is_some_and(|word| word == "run" || word == "shell" || word == "exec");
-    if starts_commands { crate::roles::front::OWN_FAILURE } else { USAGE }
+    if starts_commands { OWN_FAILURE } else { USAGE }
 }
 
 /// Prints a report. A reader that has gone (`| head`) is no error.
@@ -83,12 +86,37 @@ fn print(text: &str, status: impl Into<i32>) -> i32 {
     status.into()
 }
 
-fn no_working_folder(e: &io::Error) -> String {
-    format!("the working folder can not be found: {e}; change to a folder that exists")
+/// A mistake of which the person has been told: with this status the command ends.
+struct Told(i32);
+
+impl Told {
+    fn say(why: &str, status: i32) -> Self {
+        say(why);
+        Self(status)
+    }
+}
+
+fn status(ended: Result<i32, Told>) -> i32 {
+    ended.unwrap_or_else(|Told(status)| status)
+}
+
+/// Where a registry is looked for: in these files, or where there are none in the usual places.
+fn search(registries: Vec<PathBuf>) -> Result<Search, Told> {
+    Search::from_environment(registries).map_err(|e| {
+        Told::say(&format!("the working folder can not be found: {e}; change to a folder that exists"), USAGE)
+    })
+}
+
+/// What is found there.
+fn load(search: &Search) -> Result<Loaded, Told> {
+    registry::load(search, &registry::process_environment).map_err(|LoadError(findings)| {
+        eprint!("{}", report::errors(&findings, report::colour(&io::stderr())));
+        Told(FINDING)
+    })
 }
 
 /// Where the control sockets of live jails are.
-fn run_folder() -> std::path::PathBuf {
+fn run_folder() -> PathBuf {
     let state = Search::from_environment(Vec::new()).map(|search| search.state).unwrap_or_else(|_| "/".into());
     rundir::path(&state)
 }

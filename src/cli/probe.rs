@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::args::{ProbeArguments, ProbeClientArguments};
 use super::progress::Progress;
-use super::{FINDING, USAGE, print, table};
+use super::{FINDING, Told, USAGE, load, print, search, table};
 use crate::probe::launch::{self, Plan};
 use crate::probe::{self, Answer};
-use crate::registry::{self, Choice, ChooseError, Endpoint, Kind, LoadError, Loaded, Search, report, trust};
-use crate::roles::front::say;
+use crate::registry::{self, Choice, ChooseError, Endpoint, Kind, Loaded, Search, trust};
+use crate::roles::say;
 
 /// The variable that names endpoints, parted by blanks.
 const VARIABLE: &str = "NETJAIL_PROBE_ENDPOINTS";
@@ -23,45 +23,24 @@ enum Row {
 }
 
 /// Asks through each network; the status is 0 when all were asked, with `--strict` only if all gave an address.
-pub fn run(arguments: ProbeArguments) -> i32 {
-    let search = match Search::from_environment(arguments.registries.clone()) {
-        Ok(search) => search,
-        Err(e) => {
-            say(&super::no_working_folder(&e));
-            return USAGE;
-        }
-    };
-    let loaded = match registry::load(&search, &registry::process_environment) {
-        Ok(loaded) => loaded,
-        Err(LoadError(findings)) => {
-            eprint!("{}", report::errors(&findings, report::colour(&io::stderr())));
-            return FINDING;
-        }
-    };
+pub fn run(arguments: ProbeArguments) -> Result<i32, Told> {
+    let search = search(arguments.registries.clone())?;
+    let loaded = load(&search)?;
     let asked = endpoints(&arguments, &loaded).and_then(|endpoints| Ok((endpoints, rows(&arguments, &loaded)?)));
-    let (endpoints, rows) = match asked {
-        Ok(asked) => asked,
-        Err(why) => {
-            say(&why);
-            return USAGE;
-        }
-    };
-    if let Err(why) = believe(&search, &loaded, &rows, arguments.quiet) {
-        say(&why);
-        return FINDING;
-    }
+    let (endpoints, rows) = asked.map_err(|why| Told::say(&why, USAGE))?;
+    believe(&search, &loaded, &rows, arguments.quiet).map_err(|why| Told::say(&why, FINDING))?;
     let plan =
         Plan { registries: arguments.registries, endpoints, timeout: Duration::from_secs(arguments.timeout.into()) };
     let answers = ask(&plan, rows, arguments.quiet);
     let failed = answers.iter().any(|answer| answer.address.is_none());
     let status = if arguments.strict && failed { FINDING } else { 0 };
-    match arguments.json {
+    Ok(match arguments.json {
         true => match serde_json::to_string_pretty(&answers) {
             Ok(text) => print(&format!("{text}\n"), status),
             Err(_) => FINDING,
         },
         false => print(&text(&answers, arguments.verbose), status),
-    }
+    })
 }
 
 /// What runs inside.

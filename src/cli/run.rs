@@ -9,7 +9,7 @@ use crate::jail::desktop::{self, Door};
 use crate::jail::letterbox;
 use crate::jail::mounts::{HomeView, ProcView, TmpView};
 use crate::jail::seccomp::{self, Sockets};
-use crate::roles::{RunOptions, ViewOptions, front};
+use crate::roles::{RunOptions, ViewOptions, front, say};
 
 /// Runs a command in a jail; the exit status is the command's.
 pub fn run(arguments: RunArguments, ignored: u64) -> i32 {
@@ -27,13 +27,13 @@ fn start(jail: JailArguments, command: Vec<OsString>, ignored: u64) -> i32 {
     if let Some(name) = &jail.user
         && let Err(why) = user::become_user(name)
     {
-        front::say(&why);
+        say(&why);
         return front::OWN_FAILURE;
     }
     match options(jail, command) {
         Ok(options) => front::run(&options, ignored),
         Err(why) => {
-            front::say(&why);
+            say(&why);
             front::OWN_FAILURE
         }
     }

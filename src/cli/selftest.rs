@@ -4,7 +4,7 @@ use super::args::{AttackArguments, SelftestArguments, VictimArguments};
 use super::progress::Progress;
 use super::table;
 use crate::check::selftest::{self, Case, Options, SelftestError, Verdict};
-use crate::roles::front::say;
+use crate::roles::say;
 
 /// The widest evidence in the table, characters; `--json` has all of it.
 const EVIDENCE: usize = 90;

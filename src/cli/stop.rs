@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::args::StopArguments;
 use super::progress::Progress;
-use crate::roles::{client, front};
+use crate::roles::{client, say};
 
 /// Ends jails; the status is 1 if one of them could not be ended.
 pub fn run(arguments: &StopArguments) -> i32 {
@@ -14,7 +14,7 @@ pub fn run(arguments: &StopArguments) -> i32 {
     for jail in &arguments.jails {
         let _progress = Progress::new(&format!("waiting for {jail} to end"), arguments.quiet);
         if let Err(error) = client::stop(&folder, jail, grace) {
-            front::say(&error.to_string());
+            say(&error.to_string());
             status = 1;
         }
     }

@@ -96,7 +96,7 @@ pub fn create(folder: &Path) -> Result<(), RunError> {
 }
 
 /// Whether a text can name a jail; it becomes a file name and is printed.
-pub fn check_name(name: &str) -> Result<(), RunError> {
+fn check_name(name: &str) -> Result<(), RunError> {
     let fits = (1..=48).contains(&name.len())
         && !name.starts_with(['.', '-'])
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));

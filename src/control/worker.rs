@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `Up` | the loop runs |
 //! | `Dial` | start a non-blocking connect() to the proxy and pass the descriptor at once, or say why not |
+//! | `Ahead` | the same for several connections that no dial waits for yet |
 //! | `Relay` | make a datagram socket, connect it to the proxy's relay if that is the proxy itself, and pass it |
 //! | `NoDatagrams` | say it, once |
 //! | `Unreached` | try another address of the proxy's next, and look its name up again |
@@ -20,7 +21,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::messages::HostView;
-use crate::log::Batch;
+use crate::log::{Batch, MAX_BATCH};
 use crate::overlay::DialError;
 use crate::policy::Table;
 
@@ -29,6 +30,13 @@ pub const DRAIN_STALL: Duration = Duration::from_secs(2);
 
 /// How long it goes on in all.
 pub const DRAIN_MOST: Duration = Duration::from_secs(30);
+
+/// The most connections that a worker has made ahead of its dials. As many descriptors fit one message.
+pub const AHEAD_MOST: usize = 16;
+const _: () = assert!(AHEAD_MOST <= super::packet::MAX_DESCRIPTORS);
+
+/// A batch of records is one message, with what is wrapped round it.
+const _: () = assert!(MAX_BATCH + 1024 <= super::channel::MAX_MESSAGE);
 
 /// From a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +47,11 @@ pub enum ToWarden {
     Dial {
         /// The worker's own.
         id: u64,
+    },
+    /// Connections to the proxy for the dials to come, please.
+    Ahead {
+        /// How many, [`AHEAD_MOST`] at most.
+        count: u8,
     },
     /// A datagram socket to the relay that the proxy names, please. Its address must be the proxy's own, or unspecified.
     Relay {
@@ -71,6 +84,9 @@ pub enum FromWarden {
         /// Of the [`ToWarden::Dial`].
         id: u64,
     },
+    /// As many descriptors lie beside this message as there could be made of the [`ToWarden::Ahead`], none perhaps: sockets
+    /// as those of [`FromWarden::Dialled`].
+    Ahead,
     /// One descriptor lies beside this message: a non-blocking datagram socket that is connected to the relay.
     Relay {
         /// Of the [`ToWarden::Relay`].

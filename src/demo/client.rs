@@ -31,7 +31,7 @@ pub fn run(target: &str) -> i32 {
 }
 
 /// One attempt: the first line of what came back.
-pub fn visit(target: &str) -> io::Result<String> {
+fn visit(target: &str) -> io::Result<String> {
     if let Some(path) = target.strip_prefix("unix:") {
         return first_line(UnixStream::connect(path)?);
     }

@@ -16,7 +16,8 @@ pub mod stage;
 pub mod story;
 pub mod tell;
 
-use crate::roles::front::{OWN_FAILURE, say};
+use crate::roles::front::OWN_FAILURE;
+use crate::roles::say;
 use crate::roles::signals::die_by;
 use stage::{Stage, StageError};
 

@@ -227,7 +227,7 @@ fn port_without_listener() -> io::Result<(OwnedFd, u16)> {
 }
 
 /// The registry of the demo.
-pub fn registry_text(proxy: u16, down: u16) -> String {
+fn registry_text(proxy: u16, down: u16) -> String {
     format!(
         "version: \"1.0\"\n\
          namespace: demo\n\

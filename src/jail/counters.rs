@@ -38,6 +38,15 @@ impl Shares {
     }
 }
 
+/// What to do where there may be no further process (fork(2), EAGAIN).
+pub const TOO_MANY_PROCESSES: &str = "raise the limit of processes and threads, the user's (ulimit -u) or the control group's \
+     (pids.max: TasksMax= of a systemd unit, --pids-limit of a container), or end some of them";
+
+/// The same behind the kernel's own words; nothing for another errno.
+pub fn remedy(errno: i32) -> String {
+    if errno == libc::EAGAIN { format!("; {TOO_MANY_PROCESSES}") } else { String::new() }
+}
+
 /// Lets the jail have half of the processes that its user may have. To be called in the jail's first user namespace by the
 /// process that is about to make the second one: the kernel keeps the soft RLIMIT_NPROC of that moment as what all of the
 /// jail together may have (5.14 and later), whatever limit the payload sets itself afterwards. Root is exempt.

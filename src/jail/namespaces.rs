@@ -9,6 +9,8 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 use nix::unistd::{Gid, Pid, Uid};
 
+use super::counters;
+
 /// The parent's view of a new pid 1.
 #[derive(Debug)]
 pub struct Child {
@@ -30,7 +32,8 @@ pub enum Side {
 /// Forks into a new user, network, mount, pid, UTS, IPC and cgroup namespace.
 ///
 /// # Errors
-/// EPERM or ENOSPC where user namespaces are switched off or used up (`user_namespaces(7)`).
+/// EPERM or ENOSPC where user namespaces are switched off or used up (`user_namespaces(7)`); EAGAIN where there may be no
+/// further process.
 ///
 /// # Safety
 /// The caller must be single-threaded: the child goes on in a copy of the address space where only this thread exists.
@@ -94,6 +97,9 @@ fn onto_itself(map: &str) -> String {
 /// Why there are no namespaces, and what to do about it.
 pub fn explain(error: &io::Error) -> String {
     let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+    if error.raw_os_error() == Some(libc::EAGAIN) {
+        return format!("can not make the jail's namespaces: {error}{}", counters::remedy(libc::EAGAIN));
+    }
     let remedy = if read("/proc/sys/kernel/unprivileged_userns_clone").as_deref() == Some("0") {
         "unprivileged user namespaces are switched off; switch them on with: sudo sysctl -w kernel.unprivileged_userns_clone=1"
     } else if read("/proc/sys/user/max_user_namespaces").as_deref() == Some("0") {
@@ -118,6 +124,12 @@ pub fn explain(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_of_processes_is_not_taken_for_one_of_namespaces() {
+        let text = explain(&io::Error::from_raw_os_error(libc::EAGAIN));
+        assert!(text.contains("ulimit -u") && text.contains("pids.max") && !text.contains("sysctl"), "{text}");
+    }
 
     #[test]
     fn ids_keep_their_numbers_whatever_they_are_outside() {

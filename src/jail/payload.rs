@@ -83,7 +83,7 @@ pub struct Setting {
 
 /// What stopped a command on its way.
 #[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
-#[error("{stage}: {}", Errno::from_raw(*.errno).desc())]
+#[error("{stage}: {}{}", Errno::from_raw(*.errno).desc(), counters::remedy(*.errno))]
 pub struct StageError {
     /// The stage, as a person would say it.
     pub stage: String,

@@ -5,7 +5,7 @@
 use nix::sys::signal::SigSet;
 
 /// The highest signal number of Linux (`signal(7)`).
-pub const HIGHEST: i32 = 64;
+const HIGHEST: i32 = 64;
 
 /// Bit of one signal.
 pub const fn bit(number: i32) -> u64 {

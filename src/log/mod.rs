@@ -5,15 +5,13 @@
 //! them ([`summary`]). The relay is not trusted with text: rules, reasons and networks cross as checked values, and names
 //! are bounded and escaped ([`escape`](crate::escape::escape)) before they reach a terminal or a file.
 
-#[cfg(test)]
-pub(crate) mod docs;
 mod json;
 pub mod outbox;
 mod record;
 pub mod sink;
 pub mod summary;
 
-pub use outbox::{Batch, Outbox};
+pub use outbox::{Batch, MAX_BATCH, Outbox};
 pub use record::{Close, Datagrams, End, Kind, Origin, Protocol, Record, now_micros};
 pub use sink::{LogError, Sink};
 pub use summary::Summary;

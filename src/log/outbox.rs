@@ -9,13 +9,12 @@ use postcard::ser_flavors::Size;
 use serde::{Deserialize, Serialize};
 
 use super::{Kind, Record};
-use crate::control::channel::MAX_MESSAGE;
 
-/// The most bytes of records in one message; the rest of [`MAX_MESSAGE`] is for what is wrapped round them.
-pub const MAX_BATCH: usize = MAX_MESSAGE - 1024;
+/// The most bytes of records in one batch.
+pub const MAX_BATCH: usize = 63 * 1024;
 
 /// The most bytes of records that wait; about 10,000 records.
-pub const MAX_QUEUED: usize = 1024 * 1024;
+const MAX_QUEUED: usize = 1024 * 1024;
 
 /// Records for one message.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,7 +112,7 @@ mod tests {
         }
         let mut lengths = Vec::new();
         while let Some(batch) = outbox.take() {
-            assert!(postcard::to_stdvec(&batch).unwrap().len() <= MAX_MESSAGE);
+            assert!(postcard::to_stdvec(&batch).unwrap().len() <= MAX_BATCH + 16);
             assert!(!batch.records.is_empty());
             lengths.extend(batch.records.iter().map(|r| r.name.as_ref().unwrap().len()));
         }
@@ -123,7 +122,7 @@ mod tests {
     #[test]
     fn what_finds_no_room_is_counted() {
         let mut outbox = Outbox::default();
-        outbox.push(record(MAX_MESSAGE));
+        outbox.push(record(MAX_BATCH));
         for _ in 0..100_000 {
             outbox.push(record(200));
         }

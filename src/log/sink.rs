@@ -132,7 +132,7 @@ impl Sink {
     ///
     /// # Errors
     /// [`LogError::Open`] and [`LogError::Kind`].
-    pub fn from_fd(fd: OwnedFd, jail: &str) -> Result<Self, LogError> {
+    fn from_fd(fd: OwnedFd, jail: &str) -> Result<Self, LogError> {
         let path = Path::new("-");
         let file = File::from(fd);
         let kind = file.metadata().map_err(|e| open_error(path, e))?.file_type();

@@ -13,7 +13,7 @@
 //! # Two processes
 //! A descriptor that belongs to somebody else can block at any time: another holder flips `O_NONBLOCK` back, a close lingers.
 //! So what touches them is a disposable [`worker`], one thread and one loop, which is ended when a round lasts for
-//! [`worker::PATIENCE`] ([`watchdog`]); [`supervise`] is its parent, which touches none of them, keeps the listeners and what was learnt, fails
+//! [`watchdog::PATIENCE`]; [`supervise`] is its parent, which touches none of them, keeps the listeners and what was learnt, fails
 //! the calls that were under way and forks the next worker. A jail harms only its own connects. When both are gone the kernel
 //! answers ENOSYS.
 //!
@@ -34,6 +34,7 @@ pub mod address;
 pub mod attempt;
 pub mod bound;
 pub mod flight;
+mod handover;
 pub mod lookup;
 pub mod messages;
 pub mod notify;

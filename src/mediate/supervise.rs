@@ -14,10 +14,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
-use serde::{Deserialize, Serialize};
 
 use super::bound::{Allowed, Bound, Entry};
 use super::flight::Flight;
+use super::handover::{Down, Listener, State, Up};
 use super::messages::{acknowledge, receive_listener};
 use super::notify::{self, Answer};
 use super::target::network_of;
@@ -33,73 +33,6 @@ use crate::jail::seccomp::roles;
 const MAX_DEATHS: u32 = 5;
 /// What "at once" means.
 const AT_ONCE: Duration = Duration::from_millis(500);
-
-/// To the worker.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Down {
-    /// Beside it: the listener of another command.
-    Listener {
-        /// Its number.
-        number: u32,
-        /// The jail's network.
-        network: u64,
-        /// Only a fatal signal interrupts its calls.
-        killable: bool,
-    },
-    /// Beside it: an inode that may be connected to.
-    Allow,
-    /// Beside it: a folder in which a name, or everything, may be connected to, and the socket that has the name now.
-    AllowEntry {
-        /// Bytes of one name.
-        name: Option<Vec<u8>>,
-        /// No other socket is meant by the name.
-        only_this: bool,
-    },
-    /// Datagram sockets may be connected to any path.
-    AllowDatagrams,
-    /// Beside it: both sockets of the letterbox.
-    Letterbox,
-    /// Read what is left there.
-    ReadLetters,
-}
-
-/// From the worker.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Up {
-    /// Beside it: an inode that was bound inside.
-    Bound {
-        /// The socket's network.
-        network: u64,
-    },
-    /// For the warden.
-    Event(FromMediator),
-}
-
-/// A filter's listener.
-#[derive(Debug)]
-pub(super) struct Listener {
-    /// From 1; never used twice.
-    pub number: u32,
-    /// The jail's network, as [`network_of`] numbers it.
-    pub network: u64,
-    /// Only a fatal signal interrupts its calls.
-    pub killable: bool,
-    /// What notifications arrive on.
-    pub fd: OwnedFd,
-}
-
-/// What outlives a worker.
-#[derive(Debug)]
-pub(super) struct State {
-    pub listeners: Vec<Listener>,
-    pub bound: Bound,
-    pub allowed: Allowed,
-    pub allow_datagrams: bool,
-    /// Two or none. Only a worker reads them.
-    pub letterbox: Vec<OwnedFd>,
-    pub flight: Flight,
-    pub watchdog: Watchdog,
-}
 
 struct Supervisor {
     control: Channel<FromMediator, ToMediator>,

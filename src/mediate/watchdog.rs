@@ -12,8 +12,9 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::flight::map_shared;
-use super::worker::PATIENCE;
 
+/// How long one round of the worker's loop may take before it must go.
+pub const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two looks: a round that is seen twice has lasted for longer than this, and for [`PATIENCE`] at most.
 const LOOK: Duration = Duration::from_millis(PATIENCE.as_millis() as u64 / 2);
 

@@ -33,15 +33,13 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::attempt::Attempt;
 use super::bound::Entry;
 use super::flight::MAX_PENDING;
+use super::handover::{Down, Listener, State, Up};
 use super::lookup::Walk;
 use super::messages::FromMediator;
 use super::notify::{self, Answer};
-use super::supervise::{Down, Listener, State, Up};
 use super::target::{self, Descriptors};
 use crate::control::channel::{Channel, ChannelError};
 
-/// How long one round of the loop may take before the watchdog ends the worker.
-pub const PATIENCE: Duration = Duration::from_secs(3);
 /// How often waiting calls are looked at.
 pub const TICK: Duration = Duration::from_millis(20);
 /// How many of them in one tick: 1,000 looks a second.

@@ -28,9 +28,9 @@ use super::pool::Pool;
 use super::reply::Data;
 use super::special::{Finding, Locals, Reverse, Ruled, found_name, is_meta, permit, resolve};
 use super::wire::{rcode, rtype};
-use super::{Answered, Transport};
+use super::{Answered, Decide, Transport};
 use crate::flow::HostName;
-use crate::policy::{Rule, Verdict};
+use crate::policy::Rule;
 use crate::registry::NameFamilies;
 
 /// The pseudo top-level domains that an overlay can reach. Any other overlay would hand such a name to public DNS, which
@@ -89,22 +89,11 @@ impl Names {
 
     /// Answers one message. `out` is overwritten: with the reply, or with nothing where [`Answered::outcome`] says so.
     /// `decide` is asked once at most, with the name and the type.
-    pub fn answer<'t>(
-        &self,
-        query: &[u8],
-        transport: Transport,
-        decide: &mut dyn FnMut(&HostName, u16) -> Verdict<'t>,
-        out: &mut Vec<u8>,
-    ) -> Answered {
+    pub fn answer(&self, query: &[u8], transport: Transport, decide: Decide<'_, '_>, out: &mut Vec<u8>) -> Answered {
         resolve(query, transport, out, |name, qtype| self.find(name, qtype, decide))
     }
 
-    fn find<'t>(
-        &self,
-        name: &HostName,
-        qtype: u16,
-        decide: &mut dyn FnMut(&HostName, u16) -> Verdict<'t>,
-    ) -> Ruled<'_> {
+    fn find(&self, name: &HostName, qtype: u16, decide: Decide<'_, '_>) -> Ruled<'_> {
         if let Some(ruled) = self.locals.special(name, qtype) {
             return ruled;
         }

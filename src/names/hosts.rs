@@ -29,9 +29,9 @@ use super::answer::Carries;
 use super::reply::Data;
 use super::special::{Finding, Locals, Reverse, Ruled, found_name, is_meta, permit, resolve};
 use super::wire::{rcode, rtype};
-use super::{Answered, Transport};
+use super::{Answered, Decide, Transport};
 use crate::flow::HostName;
-use crate::policy::{OwnAddress, Rule, Verdict, judge_direct};
+use crate::policy::{OwnAddress, Rule, judge_direct};
 
 /// No more text of a hosts file is read: the largest block lists have 200,000 lines.
 const LONGEST_TEXT: usize = 16 << 20;
@@ -151,22 +151,11 @@ impl HostNames {
     }
 
     /// Answers one message, as [`super::answer::Names::answer`] does, or says that it is to be forwarded.
-    pub fn answer<'t>(
-        &self,
-        query: &[u8],
-        transport: Transport,
-        decide: &mut dyn FnMut(&HostName, u16) -> Verdict<'t>,
-        out: &mut Vec<u8>,
-    ) -> Answered {
+    pub fn answer(&self, query: &[u8], transport: Transport, decide: Decide<'_, '_>, out: &mut Vec<u8>) -> Answered {
         resolve(query, transport, out, |name, qtype| self.find(name, qtype, decide))
     }
 
-    fn find<'t>(
-        &self,
-        name: &HostName,
-        qtype: u16,
-        decide: &mut dyn FnMut(&HostName, u16) -> Verdict<'t>,
-    ) -> Ruled<'_> {
+    fn find(&self, name: &HostName, qtype: u16, decide: Decide<'_, '_>) -> Ruled<'_> {
         if let Some(ruled) = self.locals.special(name, qtype) {
             return ruled;
         }

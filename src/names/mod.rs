@@ -29,7 +29,7 @@ pub use resolver::{Lookup, Resolver, gateways};
 use std::fmt;
 
 use crate::flow::HostName;
-use crate::policy::Rule;
+use crate::policy::{Rule, Verdict};
 
 /// How a question came, and so how large its answer may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,9 @@ pub enum Transport {
     /// A stream: no limit but the 65,535 bytes of its length prefix.
     Tcp,
 }
+
+/// The policy's word on a name that is asked for with this type of record.
+pub type Decide<'d, 't> = &'d mut dyn FnMut(&HostName, u16) -> Verdict<'t>;
 
 /// What became of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

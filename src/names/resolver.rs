@@ -4,9 +4,8 @@ use std::net::IpAddr;
 
 use super::answer::Names;
 use super::hosts::HostNames;
-use super::{Answered, Transport, pool};
+use super::{Answered, Decide, Transport, pool};
 use crate::flow::HostName;
-use crate::policy::Verdict;
 
 /// Which names a jail has.
 #[derive(Debug)]
@@ -40,13 +39,7 @@ impl Resolver {
     }
 
     /// Answers one message; see [`Names::answer`].
-    pub fn answer<'t>(
-        &self,
-        query: &[u8],
-        transport: Transport,
-        decide: &mut dyn FnMut(&HostName, u16) -> Verdict<'t>,
-        out: &mut Vec<u8>,
-    ) -> Answered {
+    pub fn answer(&self, query: &[u8], transport: Transport, decide: Decide<'_, '_>, out: &mut Vec<u8>) -> Answered {
         match self {
             Self::Pool(names) => names.answer(query, transport, decide, out),
             Self::Host(names) => names.answer(query, transport, decide, out),

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::reply::{Data, refuse, reply};
 use super::wire::{Fault, Query, rcode, rtype};
-use super::{Answered, Asked, Outcome, Transport};
+use super::{Answered, Asked, Decide, Outcome, Transport};
 use crate::flow::HostName;
 use crate::names::pool::{OWN_V4, OWN_V6};
 use crate::policy::{Rule, Verdict};
@@ -76,11 +76,7 @@ fn broken(message: &[u8], fault: &Fault<'_>, out: &mut Vec<u8>) -> Answered {
 }
 
 /// Asks the policy: the rule that allows the question, or the finding that it is refused.
-pub(super) fn permit<'t>(
-    name: &HostName,
-    qtype: u16,
-    decide: &mut dyn FnMut(&HostName, u16) -> Verdict<'t>,
-) -> Result<Rule, Ruled<'static>> {
+pub(super) fn permit(name: &HostName, qtype: u16, decide: Decide<'_, '_>) -> Result<Rule, Ruled<'static>> {
     match decide(name, qtype) {
         Verdict::Allow { rule, .. } => Ok(rule),
         Verdict::Deny { rule, .. } => {

@@ -244,7 +244,7 @@ mod tests {
             let errno = if v4 == v6 { v4.to_owned() } else { format!("{v4} (IPv6: {v6})") };
             rows += &format!("| {case} | `{name}` | {errno} | {meaning} |\n");
         }
-        crate::log::docs::assert_table("docs/errno.md", &rows);
+        crate::docs::assert_table("docs/errno.md", &rows);
     }
 
     #[test]

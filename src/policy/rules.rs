@@ -115,7 +115,7 @@ mod tests {
             };
             rows += &format!("| `{}` | {told} | {} |\n", rule.name(), rule.sentence());
         }
-        crate::log::docs::assert_table("docs/rules.md", &rows);
+        crate::docs::assert_table("docs/rules.md", &rows);
     }
 
     #[test]

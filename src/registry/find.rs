@@ -58,11 +58,6 @@ impl Search {
         })
     }
 
-    /// Folders whose content is the user's word or netjail's memory: no jail may write them, whatever else it may.
-    pub fn protected(&self) -> [&Path; 3] {
-        [&self.user, &self.system, &self.state]
-    }
-
     /// The project folder of the working folder.
     pub(super) fn project(&self) -> Option<&Path> {
         // A marker of any type counts, even one that cannot be read: what is wrong with it is then an error of that

@@ -40,7 +40,7 @@ impl ReadError {
 }
 
 /// Opens a regular file without ever waiting for it.
-pub(super) fn open_regular(path: &Path) -> Result<File, ReadError> {
+fn open_regular(path: &Path) -> Result<File, ReadError> {
     // O_NONBLOCK: opening a FIFO without a writer waits otherwise (open(2)). It means nothing to a regular file.
     let file = OpenOptions::new()
         .read(true)

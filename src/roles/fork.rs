@@ -4,12 +4,16 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, RawFd};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, getpid, getppid};
 
+use crate::control::messages::Refusal;
+use crate::jail::counters;
 use crate::jail::payload::ignore;
 
 /// Which side of [`role`] this is.
@@ -120,5 +124,21 @@ pub fn close_all_but(kept: &[RawFd]) {
             unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
         }
         first = fd.saturating_add(1);
+    }
+}
+
+/// Says that there is no such role, and what to do about it.
+pub fn refused(role: &str, error: &io::Error) -> Refusal {
+    let remedy = counters::remedy(error.raw_os_error().unwrap_or_default());
+    Refusal(format!("can not start the {role}: {error}{remedy}"))
+}
+
+/// Waits for a child's end.
+pub(super) fn reap(pid: Pid) -> Option<WaitStatus> {
+    loop {
+        match waitpid(pid, None::<WaitPidFlag>) {
+            Err(Errno::EINTR) => {}
+            other => return other.ok(),
+        }
     }
 }

@@ -8,7 +8,7 @@
 //! are swallowed here once it runs; those sent to front by a process are passed on, whichever they are.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
+
 use std::os::fd::AsFd;
 use std::time::Instant;
 
@@ -16,16 +16,16 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, raise};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
-use super::fork::{self, Bond};
+use super::fork::{self, Bond, reap};
 use super::preparing::{self, Preparing};
 use super::remark::Told;
 use super::rest::Rest;
 use super::signals::{Signals, die_by};
 use super::terminal::Terminal;
-use super::{RunOptions, init, streams, warden};
+use super::{RunOptions, init, say, streams, warden};
 use crate::check;
 use crate::control::channel::{self, Channel};
 use crate::control::messages::{Ending, FrontToInit, FrontToWarden, InitToFront, Machine, Refusal, WardenToFront};
@@ -124,15 +124,26 @@ pub(super) enum Stop {
     Interrupted(i32),
 }
 
+impl Stop {
+    /// With the errno that it failed with. No machine lacks anything because a limit of processes is reached.
+    fn not_built(errno: Option<i32>, text: String) -> Self {
+        if errno == Some(libc::EAGAIN) { Self::Refused(Refusal(text)) } else { Self::NotBuilt(Refusal(text)) }
+    }
+
+    /// The same end for this reason, where it was not the command's own.
+    fn because(self, reason: Refusal) -> Self {
+        match self {
+            Self::Refused(_) => Self::Refused(reason),
+            Self::NotBuilt(_) => Self::NotBuilt(reason),
+            other @ (Self::NotRun(_) | Self::Interrupted(_)) => other,
+        }
+    }
+}
+
 impl From<Refusal> for Stop {
     fn from(refusal: Refusal) -> Self {
         Stop::Refused(refusal)
     }
-}
-
-/// A line of netjail's own for the person, on standard error.
-pub fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "netjail: {text}");
 }
 
 /// A failure of netjail's own: what it could not do, and the error.
@@ -159,7 +170,7 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
             drop((to_warden, to_init, init_end, init_warden, handled));
             warden::run(options, warden::Ends { front: warden_end, init: warden_init })
         }
-        Err(e) => return Err(own("can not start the warden")(&e).into()),
+        Err(e) => return Err(fork::refused("warden", &e).into()),
     };
     drop((warden_end, warden_init));
 
@@ -171,7 +182,7 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
             init::run(options, draft, init::Ends { front: init_end, warden: init_warden })
         }
         Ok(Side::Parent(child)) => Ok(child.pid),
-        Err(e) => Err(Stop::NotBuilt(Refusal(namespaces::explain(&e)))),
+        Err(e) => Err(Stop::not_built(e.raw_os_error(), namespaces::explain(&e))),
     };
     drop((init_end, init_warden, draft));
 
@@ -199,6 +210,8 @@ fn supervise(options: &RunOptions, ignored: u64, told: &mut Told) -> Result<Endi
         child,
         verbose: options.verbose,
         running: false,
+        warden_lives: true,
+        warden_said: None,
         told,
     }
     .until_the_end();
@@ -231,20 +244,20 @@ struct Watch<'a> {
     verbose: bool,
     /// The command has been executed.
     running: bool,
+    warden_lives: bool,
+    /// Why the warden gave the jail up, if it has.
+    warden_said: Option<Refusal>,
     told: &'a mut Told,
 }
 
 impl Watch<'_> {
     fn until_the_end(mut self) -> Result<Ending, Stop> {
-        let mut warden_lives = true;
-        // What the warden said last, the likely reason if init ends without a word.
-        let mut warden_said = None;
         loop {
             let mut polled = vec![
                 PollFd::new(self.init.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             ];
-            if warden_lives {
+            if self.warden_lives {
                 polled.push(PollFd::new(self.warden.as_fd(), PollFlags::POLLIN));
             }
             match poll(&mut polled, PollTimeout::NONE) {
@@ -257,29 +270,47 @@ impl Watch<'_> {
                 self.pass_signals_on();
             }
             if ready.get(2) == Some(&true) {
-                match self.warden.receive() {
-                    Ok((WardenToFront::Say(text), _)) => say(&text),
-                    Ok((WardenToFront::Notify(lines), _)) => letterbox::pass_on(&lines),
-                    Ok((WardenToFront::SocketRefused(path), _)) => self.told.refused = Some((path, Instant::now())),
-                    Ok((WardenToFront::Refused(refusal), _)) => warden_said = Some(refusal),
-                    Ok((end @ (WardenToFront::Draining | WardenToFront::Finished { .. }), _)) => {
-                        self.early.push_back(end);
-                    }
-                    Ok(_) => {}
-                    // Init sees the same and ends the jail.
-                    Err(_) => warden_lives = false,
-                }
+                self.hear_warden();
             }
             if ready[0]
-                && let Some(outcome) = self.hear_init(&mut warden_said)
+                && let Some(outcome) = self.hear_init()
             {
-                return outcome;
+                return outcome.map_err(|stop| self.in_the_wardens_words(stop));
             }
         }
     }
 
+    /// One message of the warden.
+    fn hear_warden(&mut self) {
+        match self.warden.receive() {
+            Ok((WardenToFront::Say(text), _)) => say(&text),
+            Ok((WardenToFront::Notify(lines), _)) => letterbox::pass_on(&lines),
+            Ok((WardenToFront::SocketRefused(path), _)) => self.told.refused = Some((path, Instant::now())),
+            Ok((WardenToFront::Refused(refusal), _)) => self.warden_said = Some(refusal),
+            Ok((end @ (WardenToFront::Draining | WardenToFront::Finished { .. }), _)) => {
+                self.early.push_back(end);
+            }
+            Ok(_) => {}
+            // Init sees the same and ends the jail.
+            Err(_) => self.warden_lives = false,
+        }
+    }
+
+    /// Where the warden gave the jail up, all that init can say is that its channel closed: the warden has said why, and
+    /// before that.
+    fn in_the_wardens_words(&mut self, stop: Stop) -> Stop {
+        let mut polled = [PollFd::new(self.warden.as_fd(), PollFlags::POLLIN)];
+        while self.warden_lives && self.warden_said.is_none() && matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1)) {
+            self.hear_warden();
+        }
+        match self.warden_said.take() {
+            Some(reason) => stop.because(reason),
+            None => stop,
+        }
+    }
+
     /// One message of init; `Some` ends the watch.
-    fn hear_init(&mut self, warden_said: &mut Option<Refusal>) -> Option<Result<Ending, Stop>> {
+    fn hear_init(&mut self) -> Option<Result<Ending, Stop>> {
         match self.init.receive() {
             Ok((InitToFront::MapMe, _)) => {
                 preparing::map(self.child, self.init).err().map(|refusal| Err(refusal.into()))
@@ -292,14 +323,13 @@ impl Watch<'_> {
                 notes.iter().filter(|note| note.important || self.verbose).for_each(|note| say(&note.text));
                 None
             }
-            // The warden's own failure is what init saw as its death.
-            Ok((InitToFront::Failed(refusal), _)) => Some(Err(Stop::NotBuilt(warden_said.take().unwrap_or(refusal)))),
+            Ok((InitToFront::Failed(refusal), _)) => Some(Err(Stop::NotBuilt(refusal))),
             Ok((InitToFront::Running, _)) => {
                 self.running = true;
                 None
             }
             Ok((InitToFront::NotRun(error), _)) if error.exec => Some(Err(Stop::NotRun(error))),
-            Ok((InitToFront::NotRun(error), _)) => Some(Err(Stop::NotBuilt(Refusal(error.to_string())))),
+            Ok((InitToFront::NotRun(error), _)) => Some(Err(Stop::not_built(Some(error.errno), error.to_string()))),
             Ok((InitToFront::Stopped(_), _)) => {
                 // Back by SIGCONT, which is passed on for a command that was stopped alone.
                 let _ = raise(Signal::SIGSTOP);
@@ -307,15 +337,13 @@ impl Watch<'_> {
             }
             Ok((InitToFront::Ended(ending), _)) => Some(Ok(ending)),
             Err(_) => {
-                let why = warden_said.take().unwrap_or_else(|| match reap(self.child) {
+                let why = match reap(self.child) {
                     Some(WaitStatus::Signaled(_, signal, _)) => {
-                        Refusal(format!("the jail's init was killed by {signal}; everything in the jail is gone"))
+                        format!("the jail's init was killed by {signal}; everything in the jail is gone")
                     }
-                    _ => Refusal(
-                        "the jail ended because one of netjail's own processes died; everything in it is gone".into(),
-                    ),
-                });
-                Some(Err(why.into()))
+                    _ => "the jail ended because one of netjail's own processes died; everything in it is gone".into(),
+                };
+                Some(Err(Refusal(why).into()))
             }
         }
     }
@@ -331,12 +359,5 @@ impl Watch<'_> {
     }
 }
 
-/// Waits for a child's end.
-pub(super) fn reap(pid: Pid) -> Option<WaitStatus> {
-    loop {
-        match waitpid(pid, None::<WaitPidFlag>) {
-            Err(Errno::EINTR) => {}
-            other => return other.ok(),
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

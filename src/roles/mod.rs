@@ -25,11 +25,17 @@ pub mod usher;
 pub mod warden;
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use crate::jail::desktop::Session;
 use crate::jail::{mounts, seccomp};
+
+/// A line of netjail's own for the person, on standard error.
+pub fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "netjail: {text}");
+}
 
 /// What `run` was asked for, as the roles need it.
 #[derive(Clone, Debug)]

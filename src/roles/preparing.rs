@@ -9,7 +9,8 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::Pid;
 
-use super::front::{Stop, own, say};
+use super::front::{Stop, own};
+use super::say;
 use super::signals::{Received, Signals};
 use crate::control::channel::{Channel, ChannelError};
 use crate::control::messages::{FrontToInit, FrontToWarden, InitToFront, Prepared, Refusal, WardenToFront};

@@ -112,7 +112,7 @@ fn begin(setup: &RelaySetup, descriptors: Vec<OwnedFd>, cage: &Cage) -> Result<(
             })
         })
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| failed("start a worker", &e))?;
+        .map_err(|e| fork::refused("relay's workers", &e))?;
     let first = Worker::new(first).map_err(|e| prepared(&e))?;
     // The cage is closed round threads that have begun (libc aborts in a thread whose rseq(2) is refused) and are prepared,
     // and none of them reads a packet before it is closed: the first turn of the gate, and the second.

@@ -9,10 +9,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::RunOptions;
-use super::front::{reap, say};
+use super::fork::reap;
 use super::remark::Told;
 use super::signals::Signals;
+use super::{RunOptions, say};
 use crate::control::channel::Channel;
 use crate::control::messages::{FrontToWarden, WardenToFront};
 use crate::control::worker::DRAIN_MOST;

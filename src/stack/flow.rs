@@ -193,7 +193,7 @@ pub(super) struct Live {
     pub early: Vec<u8>,
     /// When a byte last moved, or a direction closed.
     pub progress: Instant,
-    /// Bytes that came since this side last had a chance to acknowledge them.
+    /// Bytes, and a FIN, that came since this side last had a chance to acknowledge them.
     pub unanswered: usize,
     /// When they are acknowledged even if there is nothing else to say.
     pub held_until: Option<Instant>,
@@ -225,11 +225,13 @@ impl Live {
 }
 
 impl Flow {
-    /// Until when the acknowledgement of a small request may wait for the answer, where there is nothing else to send.
+    /// Until when the acknowledgement of a small request, or of the client's FIN, may wait for the answer, where there is
+    /// nothing else to send.
     pub fn may_hold(&mut self, now: Instant, hold: Duration, most: usize) -> Option<Instant> {
         let Phase::Live(live) = &mut self.phase else { return None };
         let small = live.unanswered > 0 && live.unanswered <= most;
-        let quiet = live.is_empty() && !live.finishing && !live.hole && live.state() == tcp::State::Established;
+        let open = matches!(live.state(), tcp::State::Established | tcp::State::CloseWait);
+        let quiet = live.is_empty() && !live.finishing && !live.hole && open;
         let until = live.held_until.unwrap_or(now + hold);
         if !small || !quiet || until <= now {
             return None;

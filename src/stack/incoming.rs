@@ -104,10 +104,10 @@ impl Stack {
         let mut wire = Wire { incoming: Some(bytes), scratch: &mut self.scratch, sink, segment: live.segment };
         self.interface.poll_ingress_single(now, &mut wire, &mut live.sockets);
         let after = live.state();
+        live.unanswered += tcp.length as usize;
         if tcp.data > 0 {
             live.touched = true;
             live.progress = now;
-            live.unanswered += tcp.data;
             live.hole |= live.socket_ref().recv_queue() < queued + tcp.data;
         }
         match (before, after) {

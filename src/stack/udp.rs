@@ -146,9 +146,9 @@ impl Stack {
         refusal: Refusal,
         sink: &mut dyn Sink,
     ) {
-        let quoted = emit::quoted_datagram(client, server, data);
-        emit::refused_datagram(&mut self.reply, client.ip(), server.ip(), &quoted, refusal);
-        sink.send(&self.reply);
+        self.return_datagram(client, server, data, sink, |out, client, server, quoted| {
+            emit::refused_datagram(out, client, server, quoted, refusal);
+        });
     }
 
     /// Tells the sender of a datagram what the network said of it, as a network says it: Linux keeps from a socket what may
@@ -161,16 +161,30 @@ impl Stack {
         refusal: Refusal,
         sink: &mut dyn Sink,
     ) {
-        let quoted = emit::quoted_datagram(client, server, data);
-        emit::unreachable(&mut self.reply, client.ip(), server.ip(), &quoted, refusal);
-        sink.send(&self.reply);
+        self.return_datagram(client, server, data, sink, |out, client, server, quoted| {
+            emit::unreachable(out, client, server, quoted, refusal);
+        });
     }
 
     /// Tells the sender of a datagram that the way carries packets of `mtu` bytes at most (RFC 1191, RFC 8201): its next
     /// system call gives EMSGSIZE.
     pub fn too_big(&mut self, client: SocketAddr, server: SocketAddr, data: &[u8], mtu: u32, sink: &mut dyn Sink) {
+        self.return_datagram(client, server, data, sink, |out, client, server, quoted| {
+            emit::too_big(out, client, server, quoted, mtu);
+        });
+    }
+
+    /// Sends what `write` makes of the quoted datagram.
+    fn return_datagram(
+        &mut self,
+        client: SocketAddr,
+        server: SocketAddr,
+        data: &[u8],
+        sink: &mut dyn Sink,
+        write: impl FnOnce(&mut Vec<u8>, IpAddr, IpAddr, &[u8]),
+    ) {
         let quoted = emit::quoted_datagram(client, server, data);
-        emit::too_big(&mut self.reply, client.ip(), server.ip(), &quoted, mtu);
+        write(&mut self.reply, client.ip(), server.ip(), &quoted);
         sink.send(&self.reply);
     }
 }

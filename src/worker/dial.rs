@@ -17,11 +17,11 @@ use nix::sys::socket::{
     sockopt,
 };
 
-use super::dns::Stream;
+use super::flow::{Dial, Flow, Stage, Step, Stream};
 use super::poll::Token;
-use super::pump::{Flow, Stage};
 use super::ready::Taken;
-use super::udp::MappingId;
+use super::tune::keep_urgent_in_line;
+use super::udp::id::MappingId;
 use super::{Driver, Worker, WorkerError};
 use crate::control::worker::ToWarden;
 use crate::flow::{Refusal, Target};
@@ -33,24 +33,6 @@ use crate::stack::FlowId;
 
 /// More than the longest reply, so that the program's first bytes come with it in one read.
 const REPLY: usize = 2048;
-
-/// How far a dial is.
-pub(super) struct Dial {
-    target: Target,
-    step: Step,
-    /// The connection was made before the dial, and no answer to the request has come yet: if it closes now, that says
-    /// nothing about the target.
-    unproven: bool,
-}
-
-enum Step {
-    /// The warden was asked.
-    Asked,
-    /// connect(2) is in progress; a connection that was made ahead has its handshake with it.
-    Connecting(Option<Handshake>),
-    /// The proxy is spoken to.
-    Greeting(Handshake),
-}
 
 impl Worker {
     /// A program dials.
@@ -85,12 +67,11 @@ impl Worker {
                 Target::Name(..) => self.dial_failed(id, DialError::Inexpressible),
             },
             Driver::Socks5 { .. } => {
-                let last = self.last_dial();
-                match self.ready.take(self.now) {
+                match self.ready.take() {
                     Some(taken) => self.adopt(id, taken),
                     None => self.ask(id.to_bits()),
                 }
-                self.prepare_ready(last);
+                self.prepare_ready();
             }
         }
     }
@@ -160,7 +141,7 @@ impl Worker {
         if flow.id != id || flow.fd.is_some() {
             return;
         }
-        tune(&fd);
+        keep_urgent_in_line(&fd);
         dial.step = Step::Connecting(None);
         let watched = self.poll.add(fd.as_fd(), Token::Flow(id));
         flow.fd = Some(fd);
@@ -194,17 +175,18 @@ impl Worker {
         let direct = matches!(self.driver, Driver::Direct);
         let Some(flow) = self.flows.get_mut(id.slot()).and_then(|flow| flow.as_deref_mut()) else { return Ok(None) };
         let (Stage::Dialling(dial), Some(fd)) = (&mut flow.stage, &flow.fd) else { return Ok(None) };
+        let mut fresh = false;
         if let Step::Connecting(ahead) = &mut dial.step {
             if !flow.writable {
                 return Ok(None);
             }
-            let errno = getsockopt(fd, sockopt::SocketError).unwrap_or(libc::EIO);
-            if errno != 0 {
-                return Err(if direct { DialError::Direct(errno) } else { DialError::Proxy(errno) });
-            }
             if direct {
-                return Ok(Some(Vec::new()));
+                return match getsockopt(fd, sockopt::SocketError).unwrap_or(libc::EIO) {
+                    0 => Ok(Some(Vec::new())),
+                    errno => Err(DialError::Direct(errno)),
+                };
             }
+            fresh = true;
             let handshake = match ahead.take() {
                 Some(handshake) => handshake,
                 None => {
@@ -217,7 +199,7 @@ impl Worker {
         }
         let Step::Greeting(handshake) = &mut dial.step else { return Ok(None) };
         let (readable, writable, ending) = (&mut flow.readable, &mut flow.writable, flow.ending);
-        let proxy = Proxy { fd: fd.as_raw_fd(), readable, writable, ending, unproven: &mut dial.unproven };
+        let proxy = Proxy { fd: fd.as_raw_fd(), readable, writable, ending, fresh, unproven: &mut dial.unproven };
         let early = proxy.speak(handshake)?;
         flow.bytes_in += early.as_ref().map_or(0, Vec::len) as u64;
         Ok(early)
@@ -233,6 +215,7 @@ impl Worker {
             // What the descriptor was ready for on the way is still known: an edge is not told twice.
             flow.stage = Stage::Open;
         }
+        self.is_born(id);
     }
 
     pub(super) fn dial_failed(&mut self, id: FlowId, error: DialError) {
@@ -275,38 +258,31 @@ impl Worker {
     }
 }
 
-/// After how many silent seconds the far side is asked whether it lives: as the stack asks the program. Address translators
-/// on the way forget a connection that is silent for longer, and a host that is gone is noticed four minutes later.
-const KEEP_ALIVE: u32 = 15 * 60;
-
-/// Each of these only tunes; a socket that refuses one still carries bytes. (TCP_NODELAY is set by who made it.)
-pub(super) fn tune(fd: &OwnedFd) {
-    let _ = setsockopt(fd, sockopt::KeepAlive, &true);
-    let _ = setsockopt(fd, sockopt::TcpKeepIdle, &KEEP_ALIVE);
-    let _ = setsockopt(fd, sockopt::TcpKeepInterval, &60);
-    let _ = setsockopt(fd, sockopt::TcpKeepCount, &4);
-    let _ = setsockopt(fd, sockopt::OobInline, &true);
-}
-
 /// A connection to a proxy, and what it is ready for as far as is known.
 pub(super) struct Proxy<'a> {
     pub fd: RawFd,
     pub readable: &'a mut bool,
     pub writable: &'a mut bool,
     pub ending: bool,
+    /// Nothing was sent on it, so the first send tells how connect(2) has ended.
+    pub fresh: bool,
     /// The proxy has not answered a request on it.
     pub unproven: &'a mut bool,
 }
 
 impl Proxy<'_> {
     /// Speaks as far as that goes now. `Some`: the handshake is done, and these bytes came behind it.
-    pub fn speak(self, handshake: &mut Handshake) -> Result<Option<Vec<u8>>, DialError> {
+    pub fn speak(mut self, handshake: &mut Handshake) -> Result<Option<Vec<u8>>, DialError> {
         loop {
             while *self.writable && !handshake.outgoing().is_empty() {
                 match send(self.fd, handshake.outgoing(), MsgFlags::MSG_NOSIGNAL) {
-                    Ok(count) => handshake.sent(count),
+                    Ok(count) => {
+                        self.fresh = false;
+                        handshake.sent(count);
+                    }
                     Err(nix::Error::EINTR) => {}
                     Err(nix::Error::EAGAIN) => *self.writable = false,
+                    Err(errno) if self.fresh => return Err(DialError::Proxy(errno as i32)),
                     Err(_) => return Err(DialError::Closed),
                 }
             }

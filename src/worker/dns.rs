@@ -12,11 +12,11 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, connect, recv, send, socket};
 
 use super::Worker;
+use super::flow::{Stage, Stream};
 use super::poll::{Readiness, Token};
-use super::pump::Stage;
 use crate::flow::{HostName, Refusal};
 use crate::log::{Close, Kind, Protocol, Record};
-use crate::names::frame::{self, Frames, LARGEST_QUESTION};
+use crate::names::frame::{self, Frames};
 use crate::names::{Outcome, Transport, wire};
 use crate::policy::{Request, Rule, Verdict};
 use crate::stack::{Drained, Duration, FlowId, Instant};
@@ -33,35 +33,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often the list of resolvers is gone through.
 const ROUNDS: usize = 2;
-
-/// A DNS conversation over a flow (RFC 7766): messages with a length of two bytes before each.
-pub(super) struct Stream {
-    server: SocketAddr,
-    questions: Frames,
-    output: Vec<u8>,
-    waiting: u32,
-    over: bool,
-    /// It is being looked at: see [`Worker::converse`].
-    conversing: bool,
-}
-
-impl Stream {
-    pub fn new(server: SocketAddr) -> Self {
-        Self {
-            server,
-            questions: Frames::new(LARGEST_QUESTION),
-            output: Vec::new(),
-            waiting: 0,
-            over: false,
-            conversing: false,
-        }
-    }
-
-    fn reply(&mut self, message: &[u8]) {
-        // An answer of ours fits, and a resolver's had a length itself.
-        let _ = frame::append(message, &mut self.output);
-    }
-}
 
 /// Whom a reply is for.
 #[derive(Clone, Copy)]

@@ -12,7 +12,8 @@ use crate::control::worker::{DRAIN_MOST, DRAIN_STALL, ToWarden};
 use crate::log::Close;
 use crate::stack::{Duration, FlowId, Instant};
 
-use super::pump::{self, Flow, Stage};
+use super::flow::{Flow, Stage};
+use super::tune;
 use super::{Worker, WorkerError, dns};
 
 /// How far it is.
@@ -88,7 +89,7 @@ impl Worker {
             let Flow { stage, fd, sent_all, .. } = &*flow;
             let delivered = *sent_all && matches!(stage, Stage::Open);
             if let (false, Some(fd)) = (delivered, fd) {
-                pump::reset_on_close(fd);
+                tune::reset_on_close(fd);
             }
             self.record_end(*flow, if delivered { Close::JailEnded } else { Close::CutOff }, None);
         }

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::pump::{self, Flow};
+use super::flow::Flow;
+use super::tune;
 use super::{BURST, GIVE_BACK_WAIT, Worker};
 use crate::flow::{Refusal, Target};
 use crate::log::{Close, End, Kind, Protocol, Record};
@@ -70,6 +71,7 @@ impl Worker {
         let used = self.flows.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         self.flows.truncate(used);
         self.flows.shrink_to_fit();
+        self.young.shrink();
         self.stack.give_back();
         // SAFETY: malloc_trim(3) has no preconditions; it takes the allocator's own locks.
         unsafe { libc::malloc_trim(0) };
@@ -79,7 +81,7 @@ impl Worker {
     pub(super) fn close(&mut self, id: FlowId, close: Close, hard: bool) {
         if let Some(flow) = self.remove(id) {
             if hard && let Some(fd) = &flow.fd {
-                pump::reset_on_close(fd);
+                tune::reset_on_close(fd);
             }
             self.record_end(*flow, close, None);
         }

@@ -14,27 +14,31 @@
 //! A dial goes: [`decide`](crate::policy::Table::decide), then a socket (from the warden for SOCKS5, an own one for direct),
 //! the handshake, and only then the SYN is answered. Every flow and question leaves one record.
 //!
-//! - `setup`: what a worker is made of. `warden`: what it is told and says. `flows`: their table. `dial`: from a SYN to a connection. `ready`: a connection before its dial. `pump`: bytes. `dns`: questions answered here or forwarded.
+//! - `setup`: what a worker is made of. `warden`: what it is told and says. `flows`: their table. `dial`: from a SYN to a connection. `ready`: connections before their dials. `alive`: keepalive. `pump`: bytes. `dns`: questions answered here or forwarded.
 //!   `drain`: the last bytes. `poll`: epoll. `udp`: datagrams.
 //!
 //! # System calls
 //! After start-up ([`Worker::new`]) only these are made, so that the relay's cage can allow nothing else:
-//! read and write (the TUN; a connected DNS socket; a memory file of the warden's), writev and recvmmsg (datagrams), recvfrom and sendto without an address
-//! (flows; the channel), recvmsg (the channel), epoll_ctl and epoll_wait (or epoll_pwait), close, shutdown, getsockopt (SOL_SOCKET, SO_ERROR), setsockopt
-//! ((IPPROTO_TCP, TCP_NODELAY), (SOL_SOCKET, SO_KEEPALIVE), (IPPROTO_TCP, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT), (SOL_SOCKET, SO_OOBINLINE), (SOL_SOCKET, SO_LINGER)), mmap,
+//! read and write (the TUN; a connected DNS socket; a memory file of the warden's), recvmmsg (datagrams), recvfrom and sendto without an address
+//! (flows; datagrams to a proxy's relay; the channel), recvmsg (the channel), epoll_ctl and epoll_wait (or epoll_pwait), close, shutdown, getsockopt (SOL_SOCKET, SO_ERROR), setsockopt
+//! ((IPPROTO_TCP, TCP_NODELAY), (SOL_SOCKET, SO_KEEPALIVE), (IPPROTO_TCP, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT), (SOL_SOCKET, SO_OOBINLINE), (SOL_SOCKET, SO_LINGER), (SOL_UDP, UDP_SEGMENT)), mmap,
 //! poll (the channel, at the end), munmap, madvise, mremap, brk, clock_gettime, getrandom, and one ioctl (TUNSETPERSIST) at the end. For direct also socket
 //! and connect (AF_INET and AF_INET6, stream and datagram), sendmmsg and sendto with an address, and setsockopt of what a datagram socket needs.
 
+mod alive;
 mod dial;
 mod dns;
 mod drain;
+mod flow;
 mod flows;
 mod poll;
 mod pump;
 mod ready;
 mod setup;
+mod spin;
 #[cfg(test)]
 mod tests;
+mod tune;
 mod udp;
 mod warden;
 
@@ -54,8 +58,10 @@ use crate::names::Resolver;
 use crate::policy::{Rule, Table};
 use crate::stack::{Closed, Duration, Event, FlowId, Instant, Limit, Sink, Stack};
 use crate::tun::{self, VNET_HEADER};
-use pump::Flow;
+use alive::Young;
+use flow::Flow;
 use ready::Ready;
+use spin::Spin;
 
 pub use setup::{Driver, Ended, Limits, Login, Setup, WorkerError};
 pub use udp::Siblings;
@@ -135,9 +141,13 @@ pub struct Worker {
     udp: udp::Udp,
     /// Another worker may have passed datagrams on.
     passed_on: bool,
-    /// A connection for the next dial.
+    /// Connections for the next dials.
     ready: Ready,
+    young: Young,
     poll: poll::Poll,
+    spin: Spin,
+    /// Bytes that this turn has read, from wherever.
+    volume: usize,
     table: Table,
     driver: Driver,
     names: Resolver,
@@ -196,7 +206,10 @@ impl Worker {
             udp,
             passed_on: false,
             ready: Ready::default(),
+            young: Young::default(),
             poll,
+            spin: Spin::new(),
+            volume: 0,
             table: setup.table,
             driver: setup.driver,
             names: setup.names,
@@ -227,11 +240,7 @@ impl Worker {
             let busy = self.queue_readable || self.passed_on || self.udp.is_ready() || !self.stack.is_flushed();
             let wait = if busy { Some(self.now) } else { self.next_deadline() };
             self.turn += 1;
-            let ready = self
-                .poll
-                .wait(wait.map(|at| at - self.now))
-                .map_err(|source| WorkerError::System { step: "epoll_wait", source })?;
-            self.now = Instant::from_secs(1) + Duration::from_micros(self.start.elapsed().as_micros() as u64);
+            let ready = self.wait(wait.map(|at| at - self.now))?;
             for (token, readiness) in ready {
                 match token {
                     poll::Token::Queue => {
@@ -259,6 +268,29 @@ impl Worker {
         self.end()
     }
 
+    /// Waits for what there is to do, and sees what time it is then.
+    fn wait(
+        &mut self,
+        most: Option<Duration>,
+    ) -> Result<impl Iterator<Item = (poll::Token, poll::Readiness)> + use<>, WorkerError> {
+        let failed = |source| WorkerError::System { step: "epoll_wait", source };
+        let (begin, bytes) = (Clock::now(), std::mem::take(&mut self.volume));
+        let mut ready = None;
+        if let Some(moment) = self.spin.moment() {
+            while ready.is_none() && begin.elapsed() < moment {
+                ready = Some(self.poll.wait(Some(Duration::ZERO)).map_err(failed)?).filter(|ready| ready.len() > 0);
+            }
+        }
+        let ready = match ready {
+            Some(ready) => ready,
+            None => self.poll.wait(most).map_err(failed)?,
+        };
+        let end = Clock::now();
+        self.spin.waited(end - begin, bytes, ready.len());
+        self.now = Instant::from_secs(1) + Duration::from_micros((end - self.start).as_micros() as u64);
+        Ok(ready)
+    }
+
     /// Reads packets until there are none, or the flows must have a turn.
     fn read_queue(&mut self) -> Result<(), WorkerError> {
         if !self.queue_readable {
@@ -270,6 +302,7 @@ impl Worker {
         for count in 0..most {
             match nix::unistd::read(&self.queue.fd, &mut self.packet) {
                 Ok(length) => {
+                    self.volume += length;
                     let carried = self.stack.receive(self.now, &self.packet[..length], &mut &self.queue);
                     if let Some(datagram) = carried {
                         let packet = std::mem::take(&mut self.packet);
@@ -329,6 +362,7 @@ impl Worker {
             self.dials.front().map(|(at, _)| *at),
             self.outbox_due,
             self.ready.deadline(),
+            self.young.deadline(),
             self.forwarder.next_deadline(),
             self.give_back_at,
             self.drain_deadline(),
@@ -347,6 +381,7 @@ impl Worker {
         }
         self.dials_due();
         self.ready_due();
+        self.young_due();
         self.questions_due();
         self.mappings_due();
         if self.give_back_at.is_some_and(|at| at <= self.now) {

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::udp::MappingId;
+use super::udp::id::MappingId;
 use crate::stack::{Duration, FlowId};
 
 /// How many events one wait may bring.
@@ -115,7 +115,10 @@ impl Poll {
     }
 
     /// Waits; `None` is for ever, and less than a millisecond is one.
-    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<impl Iterator<Item = (Token, Readiness)> + use<>> {
+    pub fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+    ) -> io::Result<impl ExactSizeIterator<Item = (Token, Readiness)> + use<>> {
         let timeout = match timeout {
             None => EpollTimeout::NONE,
             Some(wait) => {

@@ -4,69 +4,15 @@
 //! descriptor is empty or the ring too full to be worth it (to the program). Ends pass one by one: a FIN becomes a
 //! shutdown(2), an end of file a FIN; a reset in either direction becomes a reset in the other, and at once.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
-use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
+use nix::sys::socket::{MsgFlags, Shutdown, getsockopt, recv, send, shutdown, sockopt};
 
 use super::Worker;
-use super::dial::Dial;
-use super::dns::Stream;
+use super::flow::Stage;
 use super::poll::Readiness;
-use crate::log::{Close, Record};
-use crate::stack::{Drained, FlowId, Instant};
-
-/// What a flow is busy with.
-pub(super) enum Stage {
-    /// On its way to a connection.
-    Dialling(Box<Dial>),
-    /// Carrying bytes.
-    Open,
-    /// A DNS conversation that this worker answers itself.
-    Questions(Box<Stream>),
-}
-
-/// A flow, as the worker sees it.
-pub(super) struct Flow {
-    pub id: FlowId,
-    /// The connection to the overlay, or to the target.
-    pub fd: Option<OwnedFd>,
-    pub stage: Stage,
-    pub readable: bool,
-    pub writable: bool,
-    /// The other side has closed or failed, so a short read does not mean that nothing more is to be seen.
-    pub ending: bool,
-    /// Whether the program's FIN was passed on.
-    pub sent_all: bool,
-    /// Whether the other side's FIN was passed on.
-    pub received_all: bool,
-    /// Whether a write failed: what was received before that is still read, then the flow is reset.
-    pub broken: bool,
-    pub bytes_out: u64,
-    pub bytes_in: u64,
-    pub since: Instant,
-    /// What will be logged at the end; none for conversations whose questions are logged one by one.
-    pub record: Option<Box<Record>>,
-}
-
-impl Flow {
-    pub fn new(id: FlowId, stage: Stage, since: Instant, record: Option<Box<Record>>) -> Self {
-        Self {
-            id,
-            fd: None,
-            stage,
-            readable: false,
-            writable: false,
-            ending: false,
-            sent_all: false,
-            received_all: false,
-            broken: false,
-            bytes_out: 0,
-            bytes_in: 0,
-            since,
-            record,
-        }
-    }
-}
+use crate::log::Close;
+use crate::stack::{Drained, FlowId};
 
 /// How a direction stopped.
 enum Stop {
@@ -74,13 +20,6 @@ enum Stop {
     Pause,
     /// The other side reset the connection, or it failed.
     Broken,
-}
-
-/// Makes the coming close(2) send a reset.
-pub(super) fn reset_on_close(fd: &OwnedFd) {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    // A socket that is dead already refuses, and needs no reset.
-    let _ = setsockopt(fd, sockopt::Linger, &linger);
 }
 
 impl Worker {
@@ -159,7 +98,7 @@ impl Worker {
 
     fn bring_down(&mut self, id: FlowId) -> Stop {
         let now = self.now;
-        let Self { flows, stack, .. } = self;
+        let Self { flows, stack, volume, .. } = self;
         let Some(flow) = flows.get_mut(id.slot()).and_then(|flow| flow.as_deref_mut()) else { return Stop::Pause };
         let Some(fd) = &flow.fd else { return Stop::Pause };
         let raw = fd.as_raw_fd();
@@ -189,6 +128,7 @@ impl Worker {
                 }
             });
             flow.bytes_in += count as u64;
+            *volume += count;
             if broken {
                 return Stop::Broken;
             }
@@ -210,7 +150,7 @@ impl Worker {
         if flow.ending && flow.received_all && !flow.sent_all && flow.readable {
             flow.readable = false;
             flow.ending = false;
-            if matches!(nix::sys::socket::getsockopt(fd, sockopt::SocketError), Ok(errno) if errno != 0) {
+            if matches!(getsockopt(fd, sockopt::SocketError), Ok(errno) if errno != 0) {
                 return Stop::Broken;
             }
         }

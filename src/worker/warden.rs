@@ -5,8 +5,7 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::ready::Ready;
-use super::udp::MappingId;
+use super::udp::id::MappingId;
 use super::{RECORDS_WAIT, Worker, WorkerError, poll};
 use crate::control::channel::ChannelError;
 use crate::control::messages::HostView;
@@ -33,10 +32,7 @@ impl Worker {
         for count in 0..most {
             match self.channel.receive() {
                 Ok((message, descriptors)) => match message {
-                    FromWarden::Dialled { id } if Ready::is_ahead(id) => {
-                        self.ready_dialled(id, descriptors.into_iter().next());
-                    }
-                    FromWarden::DialFailed { id, .. } if Ready::is_ahead(id) => self.ready_dialled(id, None),
+                    FromWarden::Ahead => self.ready_dialled(descriptors),
                     FromWarden::Dialled { id } => {
                         if let Some(fd) = descriptors.into_iter().next() {
                             match MappingId::from_bits(id) {

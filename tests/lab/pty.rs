@@ -61,6 +61,14 @@ impl Pty {
         self.master.write_all(keys.as_bytes()).unwrap();
     }
 
+    /// Types the text, and waits for each of these in turn.
+    pub fn talk(&mut self, keys: &str, shown: &[&str]) {
+        self.send(keys);
+        for text in shown {
+            self.expect(text);
+        }
+    }
+
     /// Waits until the text appears after what was consumed before, and consumes up to its end.
     pub fn expect(&mut self, text: &str) -> String {
         self.expect_within(text, PATIENCE)
@@ -107,6 +115,11 @@ impl Pty {
     /// The terminal's foreground process group.
     pub fn foreground(&self) -> i32 {
         nix::unistd::tcgetpgrp(&self.master).unwrap().as_raw()
+    }
+
+    /// Waits until another process group than this one is in the foreground.
+    pub fn await_foreground_other_than(&self, group: i32) {
+        super::wait_for("the job in the foreground", PATIENCE, || (self.foreground() != group).then_some(()));
     }
 
     pub fn pid(&self) -> i32 {

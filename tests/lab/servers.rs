@@ -5,9 +5,10 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
 
 #[path = "../tools/probe/bulk.rs"]
 pub mod bulk;
@@ -279,16 +280,5 @@ fn note(record: &Record, at: usize, bytes: &[u8]) {
 
 /// Makes the coming close a reset.
 pub fn linger_zero(stream: &TcpStream) {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    // SAFETY: pointer and length describe a live `linger`; the descriptor is open.
-    let rc = unsafe {
-        libc::setsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_LINGER,
-            (&raw const linger).cast(),
-            size_of_val(&linger) as libc::socklen_t,
-        )
-    };
-    assert_eq!(rc, 0, "SO_LINGER");
+    setsockopt(stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
 }

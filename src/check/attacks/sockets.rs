@@ -109,7 +109,8 @@ fn stream(c: &Context) -> Result<&PathBuf, String> {
 
 fn relative(c: &Context) -> Outcome {
     let path = stream(c)?;
-    let name = Path::new("../work/.").join(path.file_name().ok_or("no name")?);
+    let folder = path.parent().and_then(Path::file_name).ok_or("no folder")?;
+    let name = Path::new("..").join(folder).join(".").join(path.file_name().ok_or("no name")?);
     unix(&name, libc::SOCK_STREAM, &c.token)
 }
 

@@ -52,7 +52,8 @@ pub fn build(view: &mut View<'_>) -> Result<(), MountError> {
 }
 
 fn cover(view: &mut View<'_>, with: &str, path: impl AsRef<Path>) -> Result<(), MountError> {
-    view.bind_if_there(Stage::Proc, with, path, 0) // a copy of a read-only mount
+    let inside = View::inside(path.as_ref());
+    view.bind_if_there(Stage::Proc, with, path, 0, inside) // a copy of a read-only mount
 }
 
 /// Binds every folder, and every file with a write bit, read-only onto itself.

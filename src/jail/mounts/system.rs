@@ -133,7 +133,7 @@ pub fn sys(view: &mut View<'_>) -> Result<(), MountError> {
     }
     for folder in shown {
         let (from, to) = (source.join(folder), Path::new("/sys").join(folder));
-        view.bind_if_there(Stage::Sys, from, to, READ_ONLY | NO_SUID | NO_DEV | NO_EXEC)?;
+        view.bind_if_there(Stage::Sys, &from, to, READ_ONLY | NO_SUID | NO_DEV | NO_EXEC, &from)?;
     }
     // Programs read their memory and processor limits here. Its own cgroup namespace shows no names of the host's; a host
     // without cgroup v2, or a kernel that refuses, leaves it empty.

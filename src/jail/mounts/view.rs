@@ -227,16 +227,17 @@ impl<'a> View<'a> {
         self.attach(stage, &tree, target)
     }
 
-    /// The same where both are there; otherwise nothing.
+    /// The same, or nothing where `may_lack`, one of the two, is not there. It is looked for only after a failure: mostly it is.
     pub fn bind_if_there(
         &mut self,
         stage: Stage,
         source: impl AsRef<Path>,
         target: impl AsRef<Path>,
         attributes: Attributes,
+        may_lack: impl AsRef<Path>,
     ) -> Result<(), MountError> {
         match self.bind(stage, source, target, attributes) {
-            Err(MountError::Call { errno: Errno::ENOENT, .. }) => Ok(()),
+            Err(MountError::Call { errno: Errno::ENOENT, .. }) if fs::symlink_metadata(may_lack).is_err() => Ok(()),
             other => other,
         }
     }

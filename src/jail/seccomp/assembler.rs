@@ -77,6 +77,16 @@ pub enum Test {
     Masked(u32, u32),
 }
 
+/// What the kernel reads of an argument as an `int` is this value.
+pub fn is(argument: u8, value: u32) -> (Field, Test) {
+    (Field::Low(argument), Test::Is(value))
+}
+
+/// The same for each of the values: conjunctions of which one is to hold.
+pub fn one_of(argument: u8, values: impl IntoIterator<Item = u32>) -> Vec<Vec<(Field, Test)>> {
+    values.into_iter().map(|value| vec![is(argument, value)]).collect()
+}
+
 /// A conjunction and what it leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clause {

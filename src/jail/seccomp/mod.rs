@@ -12,6 +12,7 @@ pub mod assembler;
 pub mod install;
 pub mod payload;
 pub mod roles;
+mod shared;
 
 pub use assembler::{Policy, Verdict};
 pub use install::{InstallError, Installed, install};

@@ -17,7 +17,8 @@ use libc::{
 
 mod root;
 
-use super::assembler::{Call, Clause, Field, Policy, Row, Rule, Test, Verdict, calls};
+use super::assembler::{Call, Clause, Field, Policy, Row, Rule, Test, Verdict, calls, is, one_of};
+use super::shared::{TERMINAL_REQUESTS, mount_interface};
 
 /// What a jail's programs may do with unix sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -108,11 +109,16 @@ pub fn policy(options: Options) -> Policy {
             calls: calls![SYS_ioctl],
             rule: Rule::when(
                 Verdict::Errno(EPERM),
-                [libc::TIOCSTI as u32, libc::TIOCLINUX as u32, libc::TIOCSETD as u32, libc::TIOCCONS as u32, TUNSETIFF]
-                    .into_iter()
-                    .chain([TUNSETQUEUE, BTRFS_SNAPSHOT, BTRFS_SNAPSHOT_V2, BCACHEFS_SUBVOLUME])
-                    .map(|request| vec![is(1, request)])
-                    .collect(),
+                one_of(
+                    1,
+                    TERMINAL_REQUESTS.into_iter().chain([
+                        TUNSETIFF,
+                        TUNSETQUEUE,
+                        BTRFS_SNAPSHOT,
+                        BTRFS_SNAPSHOT_V2,
+                        BCACHEFS_SUBVOLUME,
+                    ]),
+                ),
                 Verdict::Allow,
             ),
             why: "TIOCSTI and TIOCLINUX type into the caller's terminal, TIOCSETD puts another line discipline on it, \
@@ -137,18 +143,7 @@ pub fn policy(options: Options) -> Policy {
             why: "Opens any file of a file system by its inode number, whatever the jail's mounts hide.",
         },
         Row {
-            calls: calls![
-                SYS_open_tree,
-                SYS_move_mount,
-                SYS_fsopen,
-                SYS_fsconfig,
-                SYS_fsmount,
-                SYS_fspick,
-                SYS_mount_setattr
-            ]
-            .into_iter()
-            .chain([OPEN_TREE_ATTR])
-            .collect(),
+            calls: mount_interface().into_iter().chain([OPEN_TREE_ATTR]).collect(),
             rule: errno(ENOSYS),
             why: "The new mount interface: file systems' parsers are large attack surface, and nothing in a jail needs it. \
                   Tools fall back to mount(2).",
@@ -299,10 +294,6 @@ const IOPRIO_WHO_PGRP: u32 = 2;
 
 fn errno(errno: i32) -> Rule {
     Rule::always(Verdict::Errno(errno))
-}
-
-fn is(argument: u8, value: u32) -> (Field, Test) {
-    (Field::Low(argument), Test::Is(value))
 }
 
 fn kind(kind: i32) -> (Field, Test) {

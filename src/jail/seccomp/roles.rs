@@ -17,12 +17,13 @@ use std::io;
 use libc::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, ENOSYS, EPERM, IPPROTO_TCP, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET};
 use nix::sched::{CloneFlags, unshare};
 
-use super::assembler::{Clause, Field, Policy, Row, Rule, Test, Verdict, calls};
+use super::assembler::{Field, Policy, Row, Rule, Test, Verdict, calls, is, one_of};
+use super::shared::{TERMINAL_REQUESTS, mount_interface};
 
 /// `_IOW('T', 203, int)` of linux/if_tun.h.
 const TUNSETPERSIST: u32 = 0x4004_54cb;
 /// Linux 6.9's and older options of IP, IPV6 and UDP that a datagram socket of *direct* sets.
-const DIRECT_OPTIONS: [(i32, i32); 10] = [
+const DIRECT_OPTIONS: [(i32, i32); 9] = [
     (libc::IPPROTO_IP, libc::IP_RECVERR),
     (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
     (libc::IPPROTO_IP, libc::IP_TTL),
@@ -30,11 +31,10 @@ const DIRECT_OPTIONS: [(i32, i32); 10] = [
     (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
     (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
     (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
-    (libc::SOL_UDP, libc::UDP_SEGMENT),
     (libc::SOL_UDP, libc::UDP_GRO),
     (SOL_SOCKET, libc::SO_REUSEADDR),
 ];
-const RELAY_OPTIONS: [(i32, i32); 13] = [
+const RELAY_OPTIONS: [(i32, i32); 14] = [
     (SOL_SOCKET, libc::SO_KEEPALIVE),
     (SOL_SOCKET, libc::SO_LINGER),
     (SOL_SOCKET, libc::SO_OOBINLINE),
@@ -48,6 +48,8 @@ const RELAY_OPTIONS: [(i32, i32); 13] = [
     (IPPROTO_TCP, TCP_NOTSENT_LOWAT),
     (IPPROTO_TCP, libc::TCP_QUICKACK),
     (IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+    // Where a write is cut into datagrams. They go where a smaller write would have gone.
+    (libc::SOL_UDP, libc::UDP_SEGMENT),
 ];
 const TCP_NOTSENT_LOWAT: i32 = 25;
 
@@ -80,19 +82,10 @@ pub fn relay(direct: bool) -> Policy {
         },
         Row {
             calls: calls![SYS_ioctl],
-            rule: permit(vec![vec![is(1, TUNSETPERSIST)], vec![is(1, libc::FIONBIO as u32)]]),
+            rule: permit(one_of(1, [TUNSETPERSIST, libc::FIONBIO as u32])),
             why: "The end of a jail leaves its TUN to the namespace, since closing it would take 23 ms.",
         },
-        Row {
-            calls: calls![SYS_fcntl],
-            rule: permit(
-                [libc::F_GETFL, libc::F_SETFL, libc::F_GETFD, libc::F_SETFD, libc::F_DUPFD_CLOEXEC]
-                    .into_iter()
-                    .map(|command| vec![is(1, command as u32)])
-                    .collect(),
-            ),
-            why: "Descriptors that the warden hands over become non-blocking.",
-        },
+        descriptor_flags("Descriptors that the warden hands over become non-blocking."),
         memory(),
         allow(runtime_calls(), "The runtime of a thread, up to its end."),
     ];
@@ -148,25 +141,10 @@ pub fn mediator(worker: bool) -> Policy {
         },
         Row {
             calls: calls![SYS_ioctl],
-            rule: Rule {
-                clauses: [libc::TIOCSTI as u32, libc::TIOCLINUX as u32, libc::TIOCSETD as u32, libc::TIOCCONS as u32]
-                    .into_iter()
-                    .map(|request| Clause { all: vec![is(1, request)], verdict: Verdict::Errno(EPERM) })
-                    .collect(),
-                otherwise: Verdict::Allow,
-            },
+            rule: Rule::when(Verdict::Errno(EPERM), one_of(1, TERMINAL_REQUESTS), Verdict::Allow),
             why: "Notifications (their numbers carry the size of a structure that may grow), SIOCGSKNS, SIOCUNIXFILE.",
         },
-        Row {
-            calls: calls![SYS_fcntl],
-            rule: permit(
-                [libc::F_GETFL, libc::F_SETFL, libc::F_GETFD, libc::F_SETFD, libc::F_DUPFD_CLOEXEC]
-                    .into_iter()
-                    .map(|command| vec![is(1, command as u32)])
-                    .collect(),
-            ),
-            why: "O_NONBLOCK round a connect.",
-        },
+        descriptor_flags("O_NONBLOCK round a connect."),
         allow(event_calls(), "The loop."),
         deny(calls![SYS_clone3], ENOSYS, "Its flags are behind a pointer; libc falls back to clone."),
         allow(calls![SYS_prctl, SYS_prlimit64, SYS_rseq, SYS_sched_getaffinity], "The start of a thread or worker."),
@@ -214,22 +192,7 @@ pub fn warden() -> Policy {
             EPERM,
             "Its namespaces are the caller's, for good.",
         ),
-        deny(
-            calls![
-                SYS_mount,
-                SYS_umount2,
-                SYS_open_tree,
-                SYS_move_mount,
-                SYS_fsopen,
-                SYS_fsconfig,
-                SYS_fsmount,
-                SYS_fspick,
-                SYS_mount_setattr,
-                SYS_open_by_handle_at
-            ],
-            EPERM,
-            "Mounts.",
-        ),
+        deny([calls![SYS_mount, SYS_umount2, SYS_open_by_handle_at], mount_interface()].concat(), EPERM, "Mounts."),
         deny(
             calls![
                 SYS_setuid,
@@ -280,14 +243,8 @@ pub fn warden() -> Policy {
         },
         Row {
             calls: calls![SYS_ioctl],
-            rule: Rule {
-                clauses: [libc::TIOCSTI as u32, libc::TIOCLINUX as u32]
-                    .into_iter()
-                    .map(|request| Clause { all: vec![is(1, request)], verdict: Verdict::Errno(EPERM) })
-                    .collect(),
-                otherwise: Verdict::Allow,
-            },
-            why: "Typing into a terminal.",
+            rule: Rule::when(Verdict::Errno(EPERM), one_of(1, TERMINAL_REQUESTS), Verdict::Allow),
+            why: "Typing into a terminal, and taking one over.",
         },
         Row {
             calls: calls![SYS_mmap, SYS_mprotect],
@@ -300,6 +257,12 @@ pub fn warden() -> Policy {
         },
     ];
     Policy { rows, otherwise: Verdict::Allow, foreign: Verdict::Kill }
+}
+
+/// What a descriptor is open for and whether it survives an exec, and duplicates that do not.
+fn descriptor_flags(why: &'static str) -> Row {
+    let commands = [libc::F_GETFL, libc::F_SETFL, libc::F_GETFD, libc::F_SETFD, libc::F_DUPFD_CLOEXEC];
+    Row { calls: calls![SYS_fcntl], rule: permit(one_of(1, commands.map(|command| command as u32))), why }
 }
 
 /// A channel's messages, to its other end only.
@@ -348,12 +311,12 @@ pub fn usher() -> Policy {
         allow(calls![SYS_readlink], "The same."),
         Row {
             calls: calls![SYS_fcntl],
-            rule: permit([libc::F_GETFL, libc::F_SETFL, libc::F_GETFD].map(|c| vec![is(1, c as u32)]).into()),
+            rule: permit(one_of(1, [libc::F_GETFL, libc::F_SETFL, libc::F_GETFD].map(|command| command as u32))),
             why: "What a descriptor is open for.",
         },
         Row {
             calls: calls![SYS_ioctl],
-            rule: permit([libc::TCGETS as u32, TIOCGPTN].map(|request| vec![is(1, request)]).into()),
+            rule: permit(one_of(1, [libc::TCGETS as u32, TIOCGPTN])),
             why: "Whether it is a terminal, and which side of one.",
         },
         memory(),
@@ -425,10 +388,6 @@ fn deny(calls: Vec<super::assembler::Call>, errno: i32, why: &'static str) -> Ro
 
 fn permit(any: Vec<Vec<(Field, Test)>>) -> Rule {
     Rule::when(Verdict::Allow, any, Verdict::Errno(EPERM))
-}
-
-fn is(argument: u8, value: u32) -> (Field, Test) {
-    (Field::Low(argument), Test::Is(value))
 }
 
 /// Why a role has not lost what it should lose.

@@ -9,6 +9,8 @@ use std::path::Path;
 
 use libc::{AF_INET, AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM};
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use super::jail::*;
 use crate::jail::seccomp::Options;
 
@@ -301,11 +303,7 @@ fn ten_thousand_connects_leave_no_descriptor_behind() {
             let client = TcpStream::connect(to).map_err(|e| e.to_string())?;
             let (served, _) = server.accept().unwrap();
             // The server closes first with a reset, so that no port waits in TIME-WAIT.
-            let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-            // SAFETY: a live option of the right size.
-            unsafe {
-                libc::setsockopt(served.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), 8)
-            };
+            setsockopt(&served, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
             drop((served, client));
         }
         Ok(())

@@ -6,6 +6,8 @@ use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use super::jail::*;
 use super::waits::Full;
 use crate::mediate::FromMediator;
@@ -96,11 +98,7 @@ fn a_lingering_socket_does_not_hold_the_mediator() {
         let to = inet_address(server.local_addr().unwrap().port());
         for _ in 0..20 {
             let fd = socket(libc::AF_INET, libc::SOCK_STREAM);
-            let linger = libc::linger { l_onoff: 1, l_linger: 30 };
-            // SAFETY: a live option of the right size.
-            unsafe {
-                libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), 8)
-            };
+            setsockopt(&fd, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 30 }).unwrap();
             same!(connect(fd.as_raw_fd(), &to, 16), 0);
             let (served, _) = server.accept().unwrap();
             // SAFETY: no memory is passed; a full buffer ends the loop.

@@ -40,8 +40,8 @@ pub fn build(options: &RunOptions, draft: Draft, ends: &Ends) -> Result<(Plan, V
     ] {
         ignore(signal);
     }
-    let mut early = Early::default();
-    map_ids(&draft, ends, &mut early)?;
+    let mut heard = Heard::default();
+    map_ids(&draft, ends, &mut heard)?;
     prctl::set_dumpable(false).map_err(|e| stage("close init to others")(&e))?;
     tell_front(ends, &InitToFront::Closed)?;
 
@@ -59,7 +59,7 @@ pub fn build(options: &RunOptions, draft: Draft, ends: &Ends) -> Result<(Plan, V
             .stack_size(LINKS_STACK)
             .spawn_scoped(scope, || requests.send())
             .map_err(|e| stage("start a thread")(&e))?;
-        let files = files(options, draft, ends, &mut early);
+        let files = files(options, draft, ends, &mut heard);
         match links.join() {
             Ok(Ok(())) => files,
             Ok(Err(e)) => Err(stage("configure its network")(&e)),
@@ -88,7 +88,7 @@ pub fn build(options: &RunOptions, draft: Draft, ends: &Ends) -> Result<(Plan, V
         tell_front(ends, &InitToFront::Notes(notes))?;
     }
     match ends.warden.receive() {
-        Ok((WardenToInit::Ready, _)) => Ok((plan, early.signals)),
+        Ok((WardenToInit::Ready, _)) => Ok((plan, heard.signals)),
         other => Err(no_jail(other)),
     }
 }
@@ -97,13 +97,13 @@ pub fn build(options: &RunOptions, draft: Draft, ends: &Ends) -> Result<(Plan, V
 const LINKS_STACK: usize = 64 * 1024;
 
 /// Waits until it is known what the jail is, and builds what it sees of the host.
-fn files(options: &RunOptions, draft: Draft, ends: &Ends, early: &mut Early) -> Result<(Plan, mounts::Notes), Refusal> {
+fn files(options: &RunOptions, draft: Draft, ends: &Ends, heard: &mut Heard) -> Result<(Plan, mounts::Notes), Refusal> {
     // A host with a read-only /proc/sys keeps its own values; none of them guards the promise.
     let _ = network::tune(draft.setting.identity.gid);
     let machine = loop {
-        match early.machine.take() {
+        match heard.machine.take() {
             Some(machine) => break machine,
-            None => early.hear(ends).map(drop)?,
+            None => heard.front(ends)?,
         }
     };
     let prepared = match ends.warden.receive() {
@@ -128,34 +128,37 @@ fn no_jail<E>(word: Result<(WardenToInit, Vec<OwnedFd>), E>) -> Refusal {
     }
 }
 
-fn map_ids(draft: &Draft, ends: &Ends, early: &mut Early) -> Result<(), Refusal> {
+fn map_ids(draft: &Draft, ends: &Ends, heard: &mut Heard) -> Result<(), Refusal> {
     let identity = &draft.setting.identity;
     if !identity.full_range {
         return namespaces::map_self_only("self", identity.uid, identity.gid).map_err(|e| stage("map its user")(&e));
     }
     tell_front(ends, &InitToFront::MapMe)?;
-    while !early.hear(ends)? {}
+    while !heard.mapped {
+        heard.front(ends)?;
+    }
     Ok(())
 }
 
-/// What front says while the jail is built, in whatever order.
+/// What front has said, in whatever order it came.
 #[derive(Default)]
-struct Early {
-    /// For the command.
-    signals: Vec<i32>,
+struct Heard {
+    mapped: bool,
     machine: Option<Machine>,
+    /// For the command, once there is one.
+    signals: Vec<i32>,
 }
 
-impl Early {
-    /// Takes one message; whether it was that the ids are mapped.
-    fn hear(&mut self, ends: &Ends) -> Result<bool, Refusal> {
-        let received = ends.front.receive();
-        match received.map_err(|_| Refusal("front died while the jail was being built".into()))?.0 {
-            FrontToInit::Mapped => return Ok(true),
-            FrontToInit::Signal(number) => self.signals.push(number),
+impl Heard {
+    /// Waits for front's next word.
+    fn front(&mut self, ends: &Ends) -> Result<(), Refusal> {
+        let word = ends.front.receive().map_err(|_| Refusal("front died while the jail was being built".into()))?;
+        match word.0 {
+            FrontToInit::Mapped => self.mapped = true,
             FrontToInit::Machine(machine) => self.machine = Some(machine),
+            FrontToInit::Signal(number) => self.signals.push(number),
         }
-        Ok(false)
+        Ok(())
     }
 }
 

@@ -148,7 +148,7 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
             drop((ends, to_relay, to_mediator, mediator_end));
             relay::run(relay_end)
         }
-        Err(e) => return Err(own("can not start the relay")(&e)),
+        Err(e) => return Err(fork::refused("relay", &e)),
     };
     drop(relay_end);
     // SAFETY: as above.
@@ -158,7 +158,7 @@ fn begin(options: &RunOptions, ends: Ends) -> Result<Warden, Refusal> {
             drop((ends, to_relay, to_mediator));
             mediator::run(mediator_end, options)
         }
-        Err(e) => return Err(own("can not start the mediator")(&e)),
+        Err(e) => return Err(fork::refused("mediator", &e)),
     };
     drop(mediator_end);
     // Not before the forks: the other roles must hold no copy of this end.

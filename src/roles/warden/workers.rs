@@ -10,7 +10,7 @@ use super::clients;
 use super::dialler::Dialled;
 use crate::control::channel::ChannelError;
 use crate::control::messages::WardenToFront;
-use crate::control::worker::{FromWarden, ToWarden};
+use crate::control::worker::{AHEAD_MOST, FromWarden, ToWarden};
 use crate::overlay::DialError;
 
 impl Warden {
@@ -18,6 +18,7 @@ impl Warden {
         let Some(Some(worker)) = self.workers.get(index) else { return };
         match worker.receive() {
             Ok((ToWarden::Dial { id }, _)) => self.dial(index, id),
+            Ok((ToWarden::Ahead { count }, _)) => self.dial_ahead(index, count),
             Ok((ToWarden::Relay { id, relay }, _)) => self.relay_for(index, id, relay),
             Ok((ToWarden::NoDatagrams { error }, _)) => self.no_datagrams(error),
             Ok((ToWarden::Unreached, _)) => {
@@ -48,6 +49,19 @@ impl Warden {
         };
         // A worker that does not take its answers lets its dials time out.
         let _ = sent;
+    }
+
+    /// Connections that nobody waits for: what can not be made now is not made.
+    fn dial_ahead(&mut self, index: usize, count: u8) {
+        let (Some(dialler), Some(Some(worker))) = (&mut self.dialler, self.workers.get(index)) else { return };
+        let mut sockets = Vec::new();
+        while sockets.len() < usize::from(count).min(AHEAD_MOST)
+            && let Dialled::Socket(socket) = dialler.dial()
+        {
+            sockets.push(socket);
+        }
+        let descriptors: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+        let _ = worker.send_with(&FromWarden::Ahead, &descriptors);
     }
 
     /// A worker wants to send datagrams to the proxy.

@@ -3,9 +3,10 @@
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
 
+use super::SAID_SLOTS;
+use super::id::MappingId;
 use super::leg::Leg;
 use super::table::{Fate, Mapping, Peer};
-use super::{MappingId, SAID_SLOTS};
 use crate::flow::Refusal;
 use crate::log::{Close, Datagrams, End, Record};
 use crate::overlay::DialError;

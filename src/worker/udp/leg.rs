@@ -10,6 +10,7 @@ use nix::sys::socket::{
     sockopt,
 };
 
+use super::batch::Cut;
 use crate::overlay::socks5::Handshake;
 use crate::stack::Instant;
 
@@ -31,6 +32,7 @@ pub(super) enum Leg {
         control: OwnedFd,
         /// Connected to the relay by the warden: the kernel lets nobody else answer.
         relay: OwnedFd,
+        cut: Cut,
     },
 }
 

@@ -14,23 +14,25 @@
 //!   own, which the kernel keeps for us ([`leg::complaint`]). What is too large is "fragmentation needed".
 //! - **Bounded** ([`table`]): mappings, peers, waiting datagrams, associations on their way. A datagram that finds no room in a
 //!   queue is lost, as in every queue of a network.
-//! - **Batches** ([`batch`]): a read of many packets is one system call outwards, and the other way round. Super-datagrams pass
-//!   whole in both directions where the kernel has them, and are cut here where it has not.
+//! - **Batches** ([`batch`]): what was read together leaves together, in both directions, and datagrams that make a
+//!   super-datagram do so where the kernel has them; a program's own pass whole, and are cut here where it has not. Nothing waits for company.
 //!
 //! With several workers the kernel chooses the queue by server too, so that a mapping's packets come to several workers. All
 //! go to one ([`siblings`]), which its source address chooses.
 
 mod batch;
 mod end;
+pub(super) mod id;
 mod leg;
 mod receive;
+mod send;
 mod siblings;
 mod socks;
 mod table;
 
 use std::hash::RandomState;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 
@@ -41,22 +43,17 @@ use crate::log::{Close, Protocol};
 use crate::names::{Resolver, pool};
 use crate::overlay::{DialError, socks5};
 use crate::policy::Rule;
-use crate::stack::udp::longest;
 use crate::stack::{Datagram, Instant};
 use batch::{Receiver, Sender};
 use leg::Leg;
-use receive::hear_complaints;
 use table::{Key, Mappings, Peer, Tally};
 
+use id::MappingId;
 pub use siblings::Siblings;
 pub use table::Limits;
-pub(crate) use table::MappingId;
 
 /// How many refusals are remembered, so that a repeated one is not recorded again.
 const SAID_SLOTS: usize = 256;
-
-/// The largest packet that every way carries (RFC 8200 section 5): what is said where the kernel does not say more.
-const SMALLEST_MTU: u32 = 1280;
 
 /// What a worker keeps for datagrams.
 pub(super) struct Udp {
@@ -218,57 +215,6 @@ impl Worker {
         self.udp.io.get_or_insert_with(|| Box::new(Io { sender: Sender::new(), receiver: Receiver::new() }));
         Ok(id)
     }
-
-    /// Sends a datagram, or a super-datagram, to a known peer.
-    fn send_out(&mut self, id: MappingId, server: SocketAddr, data: &[u8], segment: usize) {
-        let now = self.now;
-        let Some(mapping) = self.udp.mappings.get(id) else { return };
-        let Some(peer) = mapping.peers.get_mut(&server) else { return };
-        peer.last = now;
-        peer.tally.datagrams_out += if segment == 0 { 1 } else { data.len().div_ceil(segment) } as u64;
-        peer.tally.bytes_out += data.len() as u64;
-        self.moved += 1;
-        match &mut mapping.leg {
-            Leg::Direct(fd) => {
-                let raw = fd.as_raw_fd();
-                if self.udp.io.as_ref().is_some_and(|io| !io.sender.has_room(data.len())) {
-                    self.flush_datagrams();
-                }
-                if let Some(io) = &mut self.udp.io {
-                    io.sender.push(id, raw, server, data, segment);
-                }
-            }
-            _ => self.send_to_relay(id, server, data, segment),
-        }
-    }
-
-    /// Sends what waits for the end of the batch.
-    pub(super) fn flush_datagrams(&mut self) {
-        let Self { udp, stack, queue, .. } = self;
-        let Udp { mappings, io: Some(io), .. } = udp else { return };
-        io.sender.flush(|message, data, errno, again| {
-            let Some(mapping) = mappings.get(message.mapping) else { return false };
-            let client = mapping.key.client;
-            match errno {
-                // A full queue loses datagrams, here as anywhere.
-                Errno::EAGAIN | Errno::ENOBUFS => false,
-                Errno::EMSGSIZE => {
-                    stack.too_big(client, message.to, data, SMALLEST_MTU, &mut &*queue);
-                    false
-                }
-                // It may be about an earlier datagram, to somebody else.
-                _ if !again => {
-                    hear_complaints(mapping, stack, queue);
-                    true
-                }
-                errno => {
-                    let refusal = DialError::Direct(errno as i32).refusal();
-                    stack.refuse_datagram(client, message.to, data, refusal, &mut &*queue);
-                    false
-                }
-            }
-        });
-    }
 }
 
 /// Why there is no mapping.
@@ -277,10 +223,4 @@ enum Begin {
     Limit(Rule),
     /// The way out does not work.
     Failed(DialError),
-}
-
-/// The longest packet whose datagram still fits, if so many bytes of data are the most.
-fn mtu_for(v4: bool, data: usize) -> u32 {
-    let headers = 0xffff - longest(true) + if v4 { 0 } else { 20 };
-    (data + headers) as u32
 }

@@ -4,10 +4,11 @@
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
-use super::batch::{Incoming, Receiver};
+use super::batch::{Incoming, Receiver, Train};
+use super::id::MappingId;
 use super::leg::{self, Leg};
+use super::socks;
 use super::table::{Mapping, Peer, Tally};
-use super::{MappingId, socks};
 use crate::flow::Target;
 use crate::log::{Kind, Protocol, Record};
 use crate::overlay::DialError;
@@ -72,10 +73,7 @@ impl Worker {
                     true
                 }
             };
-            for index in 0..receiver.messages.len() {
-                let message = receiver.messages[index];
-                self.deliver(id, message, &mut receiver.buffer);
-            }
+            self.deliver(id, receiver);
             if !more {
                 return;
             }
@@ -86,37 +84,45 @@ impl Worker {
         }
     }
 
-    /// A datagram for the program.
-    fn deliver(&mut self, id: MappingId, message: Incoming, buffer: &mut [u8]) {
-        let Incoming { from, at, length, segment } = message;
-        let Some(mapping) = self.udp.mappings.get(id) else { return };
-        let (source, at, length, segment) = match &mapping.leg {
-            Leg::Direct(_) => match from {
-                Some(from) => (from, at, length, segment),
-                None => return,
-            },
-            _ => {
-                let Some(bytes) = buffer.get(at..at + length) else { return };
-                match socks::source(mapping, bytes) {
-                    Some((from, header)) => (from, at + header, length - header, 0),
-                    None => return,
-                }
+    /// Brings what was received to the program; neighbours that make a train, as one super-datagram.
+    fn deliver(&mut self, id: MappingId, receiver: &mut Receiver) {
+        let Receiver { buffer, messages } = receiver;
+        let mut first: Option<Incoming> = None;
+        for message in messages.iter() {
+            let Some(next) = self.admit(id, message, buffer) else { continue };
+            let coupled = self.udp.super_datagrams && first.as_mut().is_some_and(|first| first.couple(&next, buffer));
+            if !coupled && let Some(done) = first.replace(next) {
+                self.bring(id, &done, buffer);
             }
-        };
-        if !self.may_enter(id, source, length, segment) {
-            return;
         }
+        if let Some(done) = first {
+            self.bring(id, &done, buffer);
+        }
+    }
+
+    /// What of a message is the program's, and whom it is from for the program. `None` if it may not come in.
+    fn admit(&mut self, id: MappingId, message: &Incoming, buffer: &[u8]) -> Option<Incoming> {
+        let mapping = self.udp.mappings.get(id)?;
+        let mut inner = *message;
+        if !matches!(mapping.leg, Leg::Direct(_)) {
+            let bytes = buffer.get(message.at..message.at + message.train.length)?;
+            let (from, header) = socks::source(mapping, bytes)?;
+            inner = Incoming { from: Some(from), at: message.at + header, train: Train::new(bytes.len() - header, 0) };
+        }
+        self.may_enter(id, inner.from?, &inner.train).then_some(inner)
+    }
+
+    fn bring(&mut self, id: MappingId, message: &Incoming, buffer: &mut [u8]) {
+        let Incoming { from: Some(source), at, train } = *message else { return };
         let Some(mapping) = self.udp.mappings.get(id) else { return };
-        let client = mapping.key.client;
+        let ends = (source, mapping.key.client);
         self.moved += 1;
-        let whole = self.udp.super_datagrams;
-        bring(buffer, at..at + length, (source, client), segment, whole, &mut &self.queue);
+        bring(buffer, at..at + train.length, ends, train.segment(), self.udp.super_datagrams, &mut &self.queue);
     }
 
     /// Whether a datagram from `source` may come in, and counts it.
-    fn may_enter(&mut self, id: MappingId, source: SocketAddr, length: usize, segment: usize) -> bool {
+    fn may_enter(&mut self, id: MappingId, source: SocketAddr, train: &Train) -> bool {
         let (now, generation) = (self.now, self.table.generation);
-        let datagrams = if segment == 0 { 1 } else { length.div_ceil(segment) } as u64;
         let Self { udp, table, .. } = self;
         let Some(mapping) = udp.mappings.get(id) else { return false };
         let tally = if let Some(peer) = mapping.peers.get_mut(&source) {
@@ -137,8 +143,8 @@ impl Worker {
             });
             &mut strangers.tally
         };
-        tally.datagrams_in += datagrams;
-        tally.bytes_in += length as u64;
+        tally.datagrams_in += train.count as u64;
+        tally.bytes_in += train.length as u64;
         true
     }
 }

@@ -13,19 +13,19 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, getsockopt, recv, setsockopt, sockopt};
-use nix::sys::uio::writev;
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 
+use super::batch::{Cut, Train};
+use super::id::MappingId;
 use super::leg::{Associating, Leg, Step};
 use super::table::Mapping;
-use super::{Begin, MappingId, Worker, mtu_for};
+use super::{Begin, Udp, Worker};
 use crate::control::worker::ToWarden;
 use crate::log::Close;
 use crate::names::pool;
 use crate::overlay::DialError;
 use crate::overlay::socks5::datagram;
 use crate::policy::Rule;
-use crate::stack::udp::longest;
 use crate::stack::{Duration, Instant};
 use crate::worker::dial::Proxy;
 use crate::worker::poll::{Readiness, Token};
@@ -55,6 +55,11 @@ pub(super) fn source(mapping: &Mapping, bytes: &[u8]) -> Option<(SocketAddr, usi
         _ => return None,
     };
     (source.port() != 0).then_some((source, at))
+}
+
+/// The leg of a mapping whose association is over.
+pub(super) fn lost(now: Instant) -> Leg {
+    Leg::None { retry: now + AGAIN }
 }
 
 impl Worker {
@@ -143,13 +148,10 @@ impl Worker {
         let Associating { step, control: Some(control), readable, writable, ending, .. } = &mut **associating else {
             return Ok(());
         };
-        if matches!(step, Step::Connecting) {
+        let fresh = matches!(step, Step::Connecting);
+        if fresh {
             if !*writable {
                 return Ok(());
-            }
-            let errno = getsockopt(control, sockopt::SocketError).unwrap_or(libc::EIO);
-            if errno != 0 {
-                return Err(DialError::Proxy(errno));
             }
             let mut handshake = driver.greeting()?;
             handshake.associate()?;
@@ -158,7 +160,7 @@ impl Worker {
         match step {
             Step::Greeting(handshake) => {
                 let fd = control.as_raw_fd();
-                let proxy = Proxy { fd, readable, writable, ending: *ending, unproven: &mut false };
+                let proxy = Proxy { fd, readable, writable, ending: *ending, fresh, unproven: &mut false };
                 if proxy.speak(handshake)?.is_none() {
                     return Ok(());
                 }
@@ -187,7 +189,7 @@ impl Worker {
         self.udp.associating -= 1;
         self.udp.outage = None;
         if let Some(mapping) = self.udp.mappings.get(id) {
-            mapping.leg = Leg::Associated { control, relay };
+            mapping.leg = Leg::Associated { control, relay, cut: Cut::new() };
         }
         for (server, data) in waiting {
             self.send_to_relay(id, server, &data, 0);
@@ -212,29 +214,16 @@ impl Worker {
             }
             self.associate(id);
         }
-        let pieces = data.chunks(if segment == 0 { data.len().max(1) } else { segment });
-        // An empty datagram has no pieces.
-        for piece in pieces.chain(std::iter::once(data).filter(|data| data.is_empty())) {
-            let Self { udp, stack, queue, .. } = self;
-            let Some(mapping) = udp.mappings.get(id) else { return };
-            let (client, Some(peer)) = (mapping.key.client, mapping.peers.get(&server)) else { return };
-            match &mut mapping.leg {
+        for piece in Train::new(data.len(), segment).pieces(data) {
+            self.make_room(datagram::LONGEST_HEADER + piece.len());
+            let Udp { mappings, io: Some(io), .. } = &mut self.udp else { return };
+            let Some(Mapping { leg, peers, .. }) = mappings.get(id) else { return };
+            let Some(peer) = peers.get(&server) else { return };
+            match leg {
                 Leg::Associating(associating) => associating.keep(server, piece),
-                Leg::Associated { relay, .. } => {
-                    let parts = [std::io::IoSlice::new(&peer.header), std::io::IoSlice::new(piece)];
-                    match writev(&*relay, &parts) {
-                        Err(Errno::EMSGSIZE) => {
-                            let most = longest(true) - peer.header.len();
-                            let mtu = mtu_for(client.is_ipv4(), most.min(piece.len().saturating_sub(1)));
-                            stack.too_big(client, server, piece, mtu, &mut &*queue);
-                        }
-                        Ok(_) | Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::EINTR) => {}
-                        // Nobody is at the relay's port any more.
-                        Err(_) => {
-                            stack.refuse_datagram(client, server, piece, DialError::Closed.refusal(), &mut &*queue);
-                            return self.association_ended(id);
-                        }
-                    }
+                Leg::Associated { cut, .. } => {
+                    let alone = !cut.takes(peer.header.len() + piece.len());
+                    io.sender.push((id, server), &peer.header, piece, 0, alone);
                 }
                 Leg::None { .. } | Leg::Direct(_) => return,
             }
@@ -250,9 +239,9 @@ impl Worker {
 
     /// The proxy has ended an association: the next datagram begins another.
     fn association_ended(&mut self, id: MappingId) {
-        let retry = self.now + AGAIN;
+        let now = self.now;
         if let Some(mapping) = self.udp.mappings.get(id) {
-            mapping.leg = Leg::None { retry };
+            mapping.leg = lost(now);
         }
     }
 

@@ -1,34 +1,43 @@
-//! One measurement, in a jail or not: prints `begin` when its warm-up is over, and then its result as one number.
+//! One measurement, in a jail or not, said line by line to who started it.
 //!
 //! `bench client MODE HOST [--socks ADDRESS:PORT] [--streams N] [--seconds S]`
 //!
-//! | mode | result |
+//! | mode | `result` |
 //! |---|---|
-//! | `up`, `down` | bytes a second, over N streams |
+//! | `up`, `down` | bytes a second, over N streams; `begin` before, `bytes` behind the time that is measured |
 //! | `rtt` | seconds, the median of 64-byte round trips on one connection |
 //! | `connect` | seconds, the median of connect + 64-byte echo + close |
 //! | `storm` | connect + echo + close a second, N at a time |
-//! | `idle` | opens N flows, then: seconds for an echo on every one of them; `held`; ends with its standard input |
 //! | `udp` | 64-byte datagrams echoed a second, 16 outstanding; with `--socks` in an association of the client's own |
-//! | `stall` | opens N flows, of which every other is not read and the rest are not taken; `held`; ends with its standard input |
 //! | `dns` | answers a second to A questions over 100,000 names, 64 outstanding |
+//!
+//! `idle`, `unread`, `untaken` and `burst` hold flows instead ([`held`]). Before a time is measured the same is done for a
+//! part of it and thrown away.
+
+mod held;
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::{ECHO_PORTS, SINK_PORT, SOURCE_PORT, STALL_PORT};
+use crate::{ECHO_PORTS, PATIENCE, SINK_PORT, SOURCE_PORT, STALL_PORT};
 
-/// What is thrown away before a measurement begins.
-const WARM_UP: Duration = Duration::from_millis(200);
 const MESSAGE: usize = 64;
 
+#[derive(Clone)]
 struct Options {
     host: String,
     socks: Option<SocketAddr>,
     streams: usize,
     time: Duration,
+}
+
+impl Options {
+    /// What is thrown away before a measurement begins.
+    fn warm_up(&self) -> Duration {
+        self.time.mul_f64(0.4)
+    }
 }
 
 /// Runs one measurement; `arguments` are those behind `client`.
@@ -46,23 +55,26 @@ pub fn run(arguments: &[String]) -> io::Result<()> {
         }
     }
     let result = match mode.as_str() {
-        "up" => bulk(&options, SINK_PORT, |stream, buffer| stream.write(buffer)),
-        "down" => bulk(&options, SOURCE_PORT, |stream, buffer| stream.read(buffer)),
+        "up" => bulk(&options, UP, measured),
+        "down" => bulk(&options, DOWN, measured),
         "rtt" => round_trips(&options),
         "connect" => connects(&options),
         "storm" => storm(&options),
-        "idle" => return idle(&options),
-        "dns" => questions(&options),
         "udp" => datagrams(&options),
-        "stall" => return stall(&options),
+        "dns" => questions(&options),
+        "idle" => return held::idle(&options),
+        "unread" => return held::stalled(&options, SOURCE_PORT),
+        "untaken" => return held::stalled(&options, STALL_PORT),
+        "burst" => return held::burst(&options),
         _ => Err(io::Error::other(format!("{mode}: no such mode"))),
     }?;
     println!("result {result}");
     Ok(())
 }
 
-fn begin() {
-    println!("begin");
+/// Until who started it says so, or ends.
+fn wait_for_a_word() -> io::Result<()> {
+    io::stdin().read_line(&mut String::new()).map(drop)
 }
 
 /// Connects as the options say; the SOCKS5 handshake is the plain one, a message and its answer at a time.
@@ -107,19 +119,22 @@ fn echo(stream: &mut TcpStream) -> io::Result<()> {
     stream.read_exact(&mut message)
 }
 
-fn bulk(
+/// A service of the target's, and what a thread does with it again and again.
+type Bulk = (u16, fn(&mut TcpStream, &mut [u8]) -> io::Result<usize>);
+const UP: Bulk = (SINK_PORT, |stream, buffer| stream.write(buffer));
+const DOWN: Bulk = (SOURCE_PORT, |stream, buffer| stream.read(buffer));
+
+/// Moves bytes, a thread for each stream, as long as `meanwhile` takes, which sees how many there were.
+fn bulk<T>(
     options: &Options,
-    port: u16,
-    step: impl Fn(&mut TcpStream, &mut [u8]) -> io::Result<usize> + Sync,
-) -> io::Result<f64> {
+    (port, step): Bulk,
+    meanwhile: impl FnOnce(&Options, &AtomicU64) -> io::Result<T>,
+) -> io::Result<T> {
     let (moved, stop) = (AtomicU64::new(0), AtomicBool::new(false));
-    let mut streams = Vec::new();
-    for _ in 0..options.streams {
-        streams.push(dial(options, port)?);
-    }
+    let streams = (0..options.streams).map(|_| dial(options, port)).collect::<io::Result<Vec<_>>>()?;
     std::thread::scope(|scope| {
         for mut stream in streams {
-            let (step, moved, stop) = (&step, &moved, &stop);
+            let (moved, stop) = (&moved, &stop);
             scope.spawn(move || {
                 let mut buffer = vec![0; 256 << 10];
                 while !stop.load(Relaxed) {
@@ -132,18 +147,22 @@ fn bulk(
                 let _ = stream.shutdown(std::net::Shutdown::Both);
             });
         }
-        std::thread::sleep(WARM_UP);
-        begin();
-        let (before, start) = (moved.load(Relaxed), Instant::now());
-        std::thread::sleep(options.time);
-        let bytes = moved.load(Relaxed) - before;
-        let rate = bytes as f64 / start.elapsed().as_secs_f64();
+        let outcome = meanwhile(options, &moved);
         stop.store(true, Relaxed);
-        println!("bytes {bytes}");
-        // The launcher's CPU time is read now, while all of its processes live.
-        io::stdin().read_line(&mut String::new())?;
-        if bytes == 0 { Err(io::Error::other("no byte moved")) } else { Ok(rate) }
+        outcome
     })
+}
+
+fn measured(options: &Options, moved: &AtomicU64) -> io::Result<f64> {
+    std::thread::sleep(options.warm_up());
+    println!("begin");
+    let (before, start) = (moved.load(Relaxed), Instant::now());
+    std::thread::sleep(options.time);
+    let (bytes, time) = (moved.load(Relaxed) - before, start.elapsed());
+    println!("bytes {bytes}");
+    // The launcher's CPU time is read now, while all of its processes live.
+    wait_for_a_word()?;
+    if bytes == 0 { Err(io::Error::other("no byte moved")) } else { Ok(bytes as f64 / time.as_secs_f64()) }
 }
 
 fn median(mut times: Vec<Duration>) -> io::Result<f64> {
@@ -154,10 +173,9 @@ fn median(mut times: Vec<Duration>) -> io::Result<f64> {
 fn timed(options: &Options, mut once: impl FnMut() -> io::Result<()>) -> io::Result<f64> {
     let mut times = Vec::new();
     let warm = Instant::now();
-    while warm.elapsed() < WARM_UP {
+    while warm.elapsed() < options.warm_up() {
         once()?;
     }
-    begin();
     let start = Instant::now();
     while start.elapsed() < options.time {
         let at = Instant::now();
@@ -172,12 +190,23 @@ fn round_trips(options: &Options) -> io::Result<f64> {
     timed(options, || echo(&mut stream))
 }
 
+/// Two dials, and time enough for a proxy that minds connections that are made ahead to close the next one's.
+fn acquaint(options: &Options) -> io::Result<()> {
+    for _ in 0..2 {
+        echo(&mut dial(options, ECHO_PORTS.start)?)?;
+    }
+    std::thread::sleep(2 * PATIENCE);
+    Ok(())
+}
+
 fn connects(options: &Options) -> io::Result<f64> {
+    acquaint(options)?;
     let mut ports = ECHO_PORTS.cycle();
     timed(options, || echo(&mut dial(options, ports.next().unwrap_or(ECHO_PORTS.start))?))
 }
 
 fn storm(options: &Options) -> io::Result<f64> {
+    acquaint(options)?;
     let (done, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..options.streams)
@@ -193,8 +222,7 @@ fn storm(options: &Options) -> io::Result<f64> {
                 })
             })
             .collect();
-        std::thread::sleep(WARM_UP);
-        begin();
+        std::thread::sleep(options.warm_up());
         let (before, start) = (done.load(Relaxed), Instant::now());
         std::thread::sleep(options.time);
         let rate = (done.load(Relaxed) - before) as f64 / start.elapsed().as_secs_f64();
@@ -206,56 +234,7 @@ fn storm(options: &Options) -> io::Result<f64> {
     })
 }
 
-/// Opens the flows, echoes on all of them, and holds them until standard input ends.
-fn idle(options: &Options) -> io::Result<()> {
-    raise_descriptor_limit();
-    let mut ports = ECHO_PORTS.cycle();
-    let mut flows = Vec::with_capacity(options.streams);
-    for at in 0..options.streams {
-        let flow = dial(options, ports.next().unwrap_or(ECHO_PORTS.start))
-            .map_err(|error| io::Error::other(format!("flow {at} of {}: {error}", options.streams)))?;
-        flows.push(flow);
-    }
-    println!("held");
-    let mut line = String::new();
-    io::stdin().read_line(&mut line)?;
-    begin();
-    let start = Instant::now();
-    for flow in &mut flows {
-        flow.write_all(&[7; MESSAGE])?;
-    }
-    for flow in &mut flows {
-        flow.read_exact(&mut [0; MESSAGE])?;
-    }
-    println!("echo {}", start.elapsed().as_secs_f64());
-    if let Some(flow) = flows.first_mut() {
-        println!("result {}", timed(options, || echo(flow))?);
-    }
-    Ok(())
-}
-
-/// Flows in which nothing can move: their reader, or their writer's reader, does not read.
-fn stall(options: &Options) -> io::Result<()> {
-    raise_descriptor_limit();
-    let mut flows = Vec::with_capacity(options.streams);
-    let piece = [7; 64 << 10];
-    for at in 0..options.streams {
-        let mut flow = dial(options, if at % 2 == 0 { SOURCE_PORT } else { STALL_PORT })?;
-        flow.set_nonblocking(true)?;
-        if at % 2 == 1 {
-            while flow.write(&piece).is_ok() {}
-        }
-        flows.push(flow);
-    }
-    println!("held");
-    io::stdin().read_line(&mut String::new())?;
-    println!("result {}", flows.len());
-    Ok(())
-}
-
-/// Echoes of datagrams; one that is lost is sent again after a while, so that a loss costs what it should.
 fn datagrams(options: &Options) -> io::Result<f64> {
-    const OUTSTANDING: usize = 16;
     let target = (options.host.as_str(), ECHO_PORTS.start);
     let (socket, head, _association) = match options.socks {
         None => {
@@ -281,37 +260,37 @@ fn datagrams(options: &Options) -> io::Result<f64> {
             (socket, head, Some(stream))
         }
     };
-    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
     let message = [head, vec![7; MESSAGE]].concat();
-    for _ in 0..OUTSTANDING {
-        socket.send(&message)?;
+    exchange(options, &socket, 16, || socket.send(&message))
+}
+
+/// How many datagrams are answered a second, with so many outstanding. One that is lost is sent again after a while, so that
+/// a loss costs what it should.
+fn exchange(
+    options: &Options,
+    socket: &UdpSocket,
+    outstanding: usize,
+    mut ask: impl FnMut() -> io::Result<usize>,
+) -> io::Result<f64> {
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    for _ in 0..outstanding {
+        ask()?;
     }
-    let mut buffer = [0; 2048];
-    let (mut echoes, mut start, mut losses) = (0u64, None, 0);
+    let mut answer = [0; 2048];
+    let (mut answers, mut start, mut losses) = (0u64, None, 0);
     let warm = Instant::now();
     loop {
-        match socket.recv(&mut buffer) {
-            Ok(_) => echoes += 1,
+        match socket.recv(&mut answer) {
+            Ok(_) => answers += 1,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && losses < 50 => losses += 1,
             Err(error) => return Err(error),
         }
-        socket.send(&message)?;
+        ask()?;
         match start {
-            None if warm.elapsed() > WARM_UP => {
-                begin();
-                echoes = 0;
-                start = Some(Instant::now());
-            }
-            Some(start) if start.elapsed() >= options.time => return Ok(echoes as f64 / start.elapsed().as_secs_f64()),
+            None if warm.elapsed() > options.warm_up() => (answers, start) = (0, Some(Instant::now())),
+            Some(start) if start.elapsed() >= options.time => return Ok(answers as f64 / start.elapsed().as_secs_f64()),
             _ => {}
         }
-    }
-}
-
-fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
 
@@ -320,9 +299,10 @@ fn questions(options: &Options) -> io::Result<f64> {
         (options.host.as_str(), 53).to_socket_addrs()?.next().ok_or_else(|| io::Error::other("no resolver"))?;
     let socket = UdpSocket::bind(if resolver.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
     socket.connect(resolver)?;
-    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     let mut asked: u32 = 0;
-    let mut ask = || {
+    // Long enough for all of the names.
+    let options = Options { time: 3 * options.time, ..options.clone() };
+    exchange(&options, &socket, 64, || {
         let name = format!("n{}", asked % 100_000);
         let mut question = vec![0; 12];
         question[..2].copy_from_slice(&(asked as u16).to_be_bytes());
@@ -333,25 +313,5 @@ fn questions(options: &Options) -> io::Result<f64> {
         question.extend(b"\x05bench\x04test\x00\x00\x01\x00\x01");
         asked = asked.wrapping_add(1);
         socket.send(&question)
-    };
-    for _ in 0..64 {
-        ask()?;
-    }
-    let mut answer = [0; 512];
-    let (mut answers, mut start) = (0u64, None);
-    let warm = Instant::now();
-    loop {
-        socket.recv(&mut answer)?;
-        ask()?;
-        answers += 1;
-        match start {
-            None if warm.elapsed() > WARM_UP => {
-                begin();
-                answers = 0;
-                start = Some(Instant::now());
-            }
-            Some(start) if start.elapsed() >= options.time => return Ok(answers as f64 / start.elapsed().as_secs_f64()),
-            _ => {}
-        }
-    }
+    })
 }

@@ -2,17 +2,25 @@
 //!
 //! - `bench server ADDRESS...`: echo, sink and source ([`server`]).
 //! - `bench proxy ADDRESS`: SOCKS5 ([`proxy`]).
-//! - `bench client ...`: one measurement, its result a line of JSON ([`client`]). This is what is started inside a jail.
-//! - `bench run ...`: all of it, interleaved ([`plan`]), a table and JSON ([`report`]). To be run in a network namespace of
-//!   its own, as `scripts/bench` does.
+//! - `bench client ...`: one measurement ([`client`]). This is what is started inside a jail.
+//! - `bench run ...`: all of it, to be run in a network namespace of its own, as `scripts/bench` does. [`table`] says what is
+//!   measured and what must be reached, [`variants`] on whom; [`plan`] is the order, [`launch`] starts a client under a
+//!   launcher, [`probes`] makes figures of what it says and of what its launcher costs ([`processes`]); [`figures`] are
+//!   summed up by [`report`]. [`machine`] is what they are measured on.
 
 mod client;
+mod figures;
+mod launch;
+mod machine;
 mod plan;
+mod probes;
 mod processes;
 mod proxy;
 mod reactor;
 mod report;
 mod server;
+mod table;
+mod variants;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -27,6 +35,14 @@ pub const FAR_V4: &str = "203.0.113.8";
 pub const NAME: &str = "bench.test";
 /// Where the proxy listens.
 pub const PROXY_PORT: u16 = 1080;
+/// Where it closes a connection that has been greeted and asks for nothing within [`PATIENCE`].
+pub const MINDING_PORT: u16 = 1081;
+/// Much longer than a client takes from the greeting to its request.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_millis(100);
+/// What a client's line begins with that says why there is no figure.
+pub const FAILED: &str = "failed";
+/// The jail's resolver.
+pub const RESOLVER: &str = "198.18.0.1";
 /// Several, so that connections that were just closed do not use up a port's 4-tuples.
 pub const ECHO_PORTS: std::ops::Range<u16> = 7000..7008;
 /// Takes everything.
@@ -65,8 +81,8 @@ fn main() -> std::process::ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         ["server", _, ..] => server::run(&arguments[1..]).map(|()| true),
-        ["proxy", address] => proxy::run(address, PROXY_PORT).map(|()| true),
-        ["client", ..] => client::run(&arguments[1..]).map(|()| true),
+        ["proxy", address] => proxy::run(address).map(|()| true),
+        ["client", ..] => client::run(&arguments[1..]).inspect_err(|error| println!("{FAILED} {error}")).map(|()| true),
         ["run", ..] => plan::run(&arguments[1..]),
         _ => Err(io::Error::other("usage: bench server|proxy|client|run ...; scripts/bench starts it as it should be")),
     };

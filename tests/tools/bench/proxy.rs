@@ -1,5 +1,6 @@
 //! A SOCKS5 proxy (RFC 1928) that is never the bottleneck: bulk is moved with splice(2) and not copied.
 //!
+//! At one of its ports it **minds**: a client that makes connections ahead of its requests is told so by their end.
 //! The name `bench.test` stands for the target; every other name is refused, and literals are dialled as they are.
 
 use std::io::{ErrorKind, Read, Write};
@@ -7,9 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpS
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use crate::reactor::{Connection, Next, Shared};
-use crate::{NAME, TARGET_V4};
+use crate::{MINDING_PORT, NAME, PATIENCE, PROXY_PORT, TARGET_V4};
 
 const ASSOCIATE: u8 = 3;
 
@@ -53,14 +55,26 @@ enum Step {
 struct Client {
     stream: TcpStream,
     step: Step,
+    minds: bool,
+    /// Runs out if there is no request in time.
+    patience: Option<TimerFd>,
     input: Vec<u8>,
     up: Way,
     down: Way,
 }
 
 impl Connection for Client {
-    fn accepted(stream: TcpStream, _: u16) -> Self {
-        Self { stream, step: Step::Greeting, input: Vec::new(), up: Way::default(), down: Way::default() }
+    fn accepted(stream: TcpStream, port: u16) -> Self {
+        let minds = port == MINDING_PORT;
+        Self {
+            stream,
+            step: Step::Greeting,
+            minds,
+            patience: None,
+            input: Vec::new(),
+            up: Way::default(),
+            down: Way::default(),
+        }
     }
 
     fn ready(&mut self, shared: &mut Shared, watch: &dyn Fn(BorrowedFd<'_>)) -> Next {
@@ -94,7 +108,11 @@ impl Client {
             match self.stream.read(&mut piece) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(count) => self.input.extend_from_slice(&piece[..count]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let ended =
+                        self.patience.as_ref().is_some_and(|timer| timer.get().is_ok_and(|left| left.is_none()));
+                    return if ended { Err(ErrorKind::TimedOut.into()) } else { Ok(false) };
+                }
                 Err(error) => return Err(error),
             }
             if matches!(self.step, Step::Greeting) {
@@ -106,8 +124,12 @@ impl Client {
                 self.input.drain(..length);
                 self.stream.write_all(&[5, 0])?;
                 self.step = Step::Request;
+                if self.minds {
+                    self.patience = Some(patience(watch)?);
+                }
             }
             let Some((target, length)) = request(&self.input) else { continue };
+            self.patience = None;
             let associate = self.input[1] == ASSOCIATE;
             self.input.drain(..length);
             if associate {
@@ -129,6 +151,14 @@ impl Client {
             return Ok(true);
         }
     }
+}
+
+/// A timer that wakes its connection once.
+fn patience(watch: &dyn Fn(BorrowedFd<'_>)) -> std::io::Result<TimerFd> {
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?;
+    timer.set(Expiration::OneShot(PATIENCE.into()), TimerSetTimeFlags::empty())?;
+    watch(timer.as_fd());
+    Ok(timer)
 }
 
 /// The target of a whole request, and the request's length; an inner `None` is refused.
@@ -273,8 +303,9 @@ fn relay_datagrams(inside: &UdpSocket) -> std::io::Result<()> {
 }
 
 /// Serves at `address`, for ever.
-pub fn run(address: &str, port: u16) -> std::io::Result<()> {
-    let listener = crate::listen(address, port)?;
+pub fn run(address: &str) -> std::io::Result<()> {
+    let listeners = [PROXY_PORT, MINDING_PORT].map(|port| crate::listen(address, port));
+    let listeners = listeners.into_iter().collect::<std::io::Result<_>>()?;
     println!("ready");
-    crate::reactor::serve::<Client>(vec![listener])
+    crate::reactor::serve::<Client>(listeners)
 }

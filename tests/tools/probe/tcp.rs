@@ -5,6 +5,8 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use super::errno_name;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -111,18 +113,7 @@ pub fn reset(addrs: &[SocketAddr]) {
     stream.write_all(b"x").unwrap();
     // The byte is echoed, so that the reset finds an established connection at the other end.
     stream.read_exact(&mut [0]).unwrap();
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    // SAFETY: the pointer and length describe a live `linger`; the descriptor is open.
-    let rc = unsafe {
-        libc::setsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_LINGER,
-            (&raw const linger).cast(),
-            size_of_val(&linger) as libc::socklen_t,
-        )
-    };
-    assert_eq!(rc, 0, "SO_LINGER");
+    setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
     drop(stream);
     println!("reset");
 }

@@ -9,7 +9,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use super::{addrs, errno_name, number};
 
 pub const USAGE: &str = "udp ADDR | udp echo ADDR SIZE... | udp many ADDR... | udp wait ADDR N | udp segments ADDR SIZE COUNT | \
-                         udp talk ADDR | udp flood ADDR N | udp errno ADDR SIZE [connect]";
+                         udp talk ADDR | udp flood ADDR N | udp errno ADDR SIZE [connect] | \
+                         udp bursts connected|loose|whole ADDR N SIZE...";
 
 pub fn run(words: &[&str]) {
     match words {
@@ -19,6 +20,7 @@ pub fn run(words: &[&str]) {
         ["segments", addr, size, count] => segments(addrs(addr)[0], number(size) as usize, number(count) as usize),
         ["talk", addr] => talk(addrs(addr)[0]),
         ["flood", addr, n] => flood(addrs(addr)[0], number(n)),
+        ["bursts", how, addr, n, sizes @ ..] => bursts(how, addrs(addr)[0], number(n), sizes),
         ["errno", addr, size] => errno(addrs(addr)[0], number(size) as usize),
         [addr] => once(addrs(addr)[0]),
         _ => panic!("{USAGE}"),
@@ -147,4 +149,58 @@ fn errno(to: SocketAddr, size: usize) {
     let mut buffer = [0; 2048];
     let outcome = socket.send(&pattern(size)).and_then(|_| socket.recv(&mut buffer));
     println!("outcome {}", outcome.map_or_else(|e| errno_name(&e), |n| n.to_string()));
+}
+
+/// `n` times a datagram of each size, numbered and without a pause: whether all that went come back whole, in order and from whom
+/// was asked; which errors there were; and the most bytes that one call brought. `how` is the socket's: connected, not
+/// connected (`loose`), or taking super-datagrams (`whole`).
+fn bursts(how: &str, to: SocketAddr, n: u64, sizes: &[&str]) {
+    let socket = if how == "loose" { socket(to) } else { connected(to) };
+    setsockopt(&socket, sockopt::UdpGroSegment, &(how == "whole")).unwrap();
+    let (mut number_of, mut in_order, mut returned, mut largest) = (0u64, true, 0, 0);
+    let (mut failed, mut buffer) = (Vec::new(), vec![0; 70_000]);
+    for _ in 0..n {
+        let mut sent: Vec<Vec<u8>> = Vec::new();
+        let before = failed.len();
+        for size in sizes {
+            let mut datagram = pattern(number(size) as usize);
+            let length = datagram.len().min(8);
+            datagram[..length].copy_from_slice(&number_of.to_be_bytes()[..length]);
+            number_of += 1;
+            // An error is an earlier datagram's: this one has not gone yet.
+            while let Err(e) = if how == "loose" { socket.send_to(&datagram, to) } else { socket.send(&datagram) } {
+                failed.push(errno_name(&e));
+            }
+            sent.push(datagram);
+        }
+        let (mut expected, mut got) = (sent.iter(), 0);
+        while got + failed.len() - before < sent.len() {
+            match socket.recv_from(&mut buffer) {
+                Ok((length, from)) => {
+                    largest = largest.max(length);
+                    let mut rest = &buffer[..length];
+                    in_order &= from == to;
+                    while got == 0 || !rest.is_empty() || length == 0 {
+                        // Those that failed are passed over, and nothing else.
+                        let Some(next) = expected.find(|one| rest.starts_with(one)) else { break };
+                        (rest, got) = (&rest[next.len()..], got + 1);
+                        if rest.is_empty() {
+                            break;
+                        }
+                    }
+                    if !rest.is_empty() {
+                        return println!("damaged after {returned}");
+                    }
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                    return println!("lost after {}", returned + got);
+                }
+                Err(e) => failed.push(errno_name(&e)),
+            }
+        }
+        returned += got;
+    }
+    println!("returned {returned} {in_order}");
+    println!("largest {largest}");
+    failed.iter().for_each(|name| println!("failed {name}"));
 }

@@ -31,7 +31,7 @@ fn errno_of(call: libc::c_long, arguments: [usize; 4]) -> i32 {
 
 #[test]
 fn the_programs_are_the_tables() {
-    for policy in [relay(false), relay(true), mediator(false), mediator(true), warden()] {
+    for policy in [relay(false), relay(true), mediator(false), mediator(true), warden(), usher()] {
         assert_program_is_table(&policy);
     }
 }
@@ -136,6 +136,10 @@ fn a_reset_connection_can_not_be_aimed_anew() {
         assert_eq!(decide(&policy, libc::SYS_sendmmsg, [5, 0x10, 1, fast_open, 0, 0]), Verdict::Errno(EPERM));
         assert_eq!(decide(&policy, libc::SYS_sendto, [5, 0x10, 1, fast_open, 0, 0]), Verdict::Errno(EPERM));
         assert_eq!(decide(&policy, libc::SYS_sendto, [5, 0x10, 1, plain, 0, 0]), Verdict::Allow);
+        let option =
+            |name: i32| decide(&policy, libc::SYS_setsockopt, [5, libc::SOL_UDP as u64, name as u64, 0x10, 4, 0]);
+        assert_eq!(option(libc::UDP_SEGMENT), Verdict::Allow, "how a write is cut says nothing of where it goes");
+        assert_eq!(option(libc::UDP_GRO) == Verdict::Allow, direct);
         let addressed = decide(&policy, libc::SYS_sendto, [5, 0x10, 1, plain, 1 << 40, 16]);
         assert_eq!(addressed == Verdict::Allow, direct, "a high half is an address too");
     }
