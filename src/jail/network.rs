@@ -44,10 +44,14 @@ pub struct NetworkError {
     pub source: io::Error,
 }
 
-/// Brings up loopback and the TUN link, and routes everything into the latter.
+/// What the kernel is asked for, each with its step.
+#[derive(Debug)]
+pub struct Requests(Vec<(&'static str, RouteNetlinkMessage)>);
+
+/// What brings up loopback and the TUN link, and routes everything into the latter.
 ///
-/// Runs in init, inside the jail's network namespace, with the capabilities of U1.
-pub fn configure(link: &Link) -> Result<(), NetworkError> {
+/// Runs in init, inside the jail's network namespace, while the host's /proc is to be seen.
+pub fn prepare(link: &Link) -> Result<Requests, NetworkError> {
     let index = if_nametoindex(link.name.as_str())
         .map_err(|e| NetworkError { step: "look up the TUN device", source: e.into() })?;
     let mut requests = vec![
@@ -64,12 +68,19 @@ pub fn configure(link: &Link) -> Result<(), NetworkError> {
         requests.push(("add the IPv6 address", add_address(index, link.v6.into())));
         requests.push(("add the IPv6 route", default_route(index, AddressFamily::Inet6)));
     }
-    let failed = |step| move |source| NetworkError { step, source };
-    let socket = Netlink::open().map_err(failed("open a netlink socket"))?;
-    for (step, request) in requests {
-        socket.request(request).map_err(failed(step))?;
+    Ok(Requests(requests))
+}
+
+impl Requests {
+    /// Has them done, with the capabilities of U1. Touches no path, so it may run beside what builds the jail's files.
+    pub fn send(self) -> Result<(), NetworkError> {
+        let failed = |step| move |source| NetworkError { step, source };
+        let socket = Netlink::open().map_err(failed("open a netlink socket"))?;
+        for (step, request) in self.0 {
+            socket.request(request).map_err(failed(step))?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Settings of the jail's network namespace that are files of /proc/sys; `Err` names the file.

@@ -1,6 +1,6 @@
 //! Front: what the shell waits for.
 //!
-//! It forks the warden, learns from it what to build, makes the jail's namespaces with one `clone3` so that init is its own
+//! It forks the warden, makes the jail's namespaces with one `clone3` so that init is its own
 //! child in the shell's session, and from then on holds nothing but the terminal's state and the exit status. It may be
 //! stopped (Ctrl-Z) at any time without stopping the data plane, which has left its session.
 //!

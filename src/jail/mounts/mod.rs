@@ -10,7 +10,7 @@
 //! uncovers them) -> read-only marks -> pivot. While it works, the working folder is the scratch tmpfs, so that a relative path
 //! is the jail's and an absolute one is the host's.
 //!
-//! **Who calls it.** Pid 1 of the jail: single-threaded, in fresh user, mount, pid, network and cgroup namespaces, with all
+//! **Who calls it.** Pid 1 of the jail, no other thread of which may touch a path meanwhile, in fresh user, mount, pid, network and cgroup namespaces, with all
 //! capabilities of that user namespace. The command later enters a second user and mount namespace, which locks every mount
 //! made here. A failure leaves the caller's namespace half built: it has to exit.
 //!

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::thread;
 
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -46,30 +47,25 @@ pub fn build(options: &RunOptions, draft: Draft, ends: &Ends) -> Result<(Plan, V
 
     let device = tun::Source::Path(Path::new("/dev/net/tun"));
     let queues = tun::open(device, &draft.link.name, draft.queues.into()).map_err(|e| Refusal(e.to_string()))?;
-    network::configure(&draft.link).map_err(|e| stage("configure its network")(&e))?;
-    // A host with a read-only /proc/sys keeps its own values; none of them guards the promise.
-    let _ = network::tune(draft.setting.identity.gid);
+    let requests = network::prepare(&draft.link).map_err(|e| stage("configure its network")(&e))?;
     let descriptors: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
     ends.warden.send_with(&InitToWarden::Queues, &descriptors).map_err(|e| stage("hand the device out")(&e))?;
     drop(queues);
 
-    let machine = loop {
-        match heard.machine.take() {
-            Some(machine) => break machine,
-            None => heard.front(ends)?,
+    // The kernel waits for itself to bring links up, and meanwhile the files can be built: the only time at which init has
+    // two threads.
+    let (mut plan, notes) = thread::scope(|scope| {
+        let links = thread::Builder::new()
+            .stack_size(LINKS_STACK)
+            .spawn_scoped(scope, || requests.send())
+            .map_err(|e| stage("start a thread")(&e))?;
+        let files = files(options, draft, ends, &mut heard);
+        match links.join() {
+            Ok(Ok(())) => files,
+            Ok(Err(e)) => Err(stage("configure its network")(&e)),
+            Err(_) => Err(stage("configure its network")(&"its thread ended")),
         }
-    };
-    let prepared = match ends.warden.receive() {
-        Ok((WardenToInit::Prepared(prepared), _)) => prepared,
-        other => return Err(no_jail(other)),
-    };
-    let mut plan = Plan::new(options, draft, machine, prepared);
-    plan.shares.apply();
-    for &number in [0, 1, 2].iter().chain(&plan.setting.kept) {
-        mounts::reopen::read_only(number).map_err(|e| Refusal(e.to_string()))?;
-    }
-    plan.view.identity.set_uts().map_err(|e| Refusal(e.to_string()))?;
-    let notes = mounts::build(&plan.view).map_err(|e| Refusal(e.to_string()))?;
+    })?;
     if plan.filter.allow_datagrams {
         let [log, notify] = letterbox::bind().map_err(|e| stage("make its own /dev/log")(&e))?;
         let letters = [log.as_fd(), notify.as_fd()];
@@ -95,6 +91,33 @@ pub fn build(options: &RunOptions, draft: Draft, ends: &Ends) -> Result<(Plan, V
         Ok((WardenToInit::Ready, _)) => Ok((plan, heard.signals)),
         other => Err(no_jail(other)),
     }
+}
+
+/// Bytes; a few netlink messages.
+const LINKS_STACK: usize = 64 * 1024;
+
+/// Waits until it is known what the jail is, and builds what it sees of the host.
+fn files(options: &RunOptions, draft: Draft, ends: &Ends, heard: &mut Heard) -> Result<(Plan, mounts::Notes), Refusal> {
+    // A host with a read-only /proc/sys keeps its own values; none of them guards the promise.
+    let _ = network::tune(draft.setting.identity.gid);
+    let machine = loop {
+        match heard.machine.take() {
+            Some(machine) => break machine,
+            None => heard.front(ends)?,
+        }
+    };
+    let prepared = match ends.warden.receive() {
+        Ok((WardenToInit::Prepared(prepared), _)) => prepared,
+        other => return Err(no_jail(other)),
+    };
+    let plan = Plan::new(options, draft, machine, prepared);
+    plan.shares.apply();
+    for &number in [0, 1, 2].iter().chain(&plan.setting.kept) {
+        mounts::reopen::read_only(number).map_err(|e| Refusal(e.to_string()))?;
+    }
+    plan.view.identity.set_uts().map_err(|e| Refusal(e.to_string()))?;
+    let notes = mounts::build(&plan.view).map_err(|e| Refusal(e.to_string()))?;
+    Ok((plan, notes))
 }
 
 /// Why the warden's word is not the one that was waited for.
