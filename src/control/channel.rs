@@ -156,6 +156,9 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
         let packet = loop {
             match packet::receive(self.fd.as_fd(), &mut buffer[..MAX_MESSAGE + 1], MsgFlags::MSG_CMSG_CLOEXEC) {
                 Err(Errno::EINTR) => {}
+                // The peer closed without having read everything. What it had said before that is still there; the kernel
+                // tells this once and first (net/unix/af_unix.c, unix_release_sock).
+                Err(Errno::ECONNRESET) => {}
                 got => break got?,
             }
         };

@@ -80,3 +80,13 @@ never_panics! {
     a_client_signals_anything: ClientSignal,
     a_jail_answers_a_client_anything: ClientAnswer,
 }
+
+#[test]
+fn what_a_peer_said_before_it_closed_is_heard_even_if_it_did_not_listen() {
+    let (ours, theirs) = pair::<String, String>().unwrap();
+    ours.send(&"never read".to_owned()).unwrap();
+    theirs.send(&"why".to_owned()).unwrap();
+    drop(theirs);
+    assert_eq!(ours.receive().unwrap().0, "why");
+    assert!(matches!(ours.receive(), Err(ChannelError::Closed)));
+}

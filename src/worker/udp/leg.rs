@@ -14,7 +14,7 @@ use super::batch::Cut;
 use crate::overlay::socks5::Handshake;
 use crate::stack::Instant;
 
-/// The most datagrams, and bytes of them, that wait for one association.
+/// The most datagrams, and bytes of them before the last one, that wait for one association.
 const WAITING: usize = 64;
 const WAITING_BYTES: usize = 64 * 1024;
 
@@ -76,7 +76,7 @@ impl Associating {
 
     /// Keeps a datagram; one too many is lost, as in any queue.
     pub fn keep(&mut self, server: SocketAddr, data: &[u8]) {
-        if self.waiting.len() < WAITING && self.bytes + data.len() <= WAITING_BYTES.max(data.len()) {
+        if self.waiting.len() < WAITING && self.bytes < WAITING_BYTES {
             self.bytes += data.len();
             self.waiting.push_back((server, data.to_vec()));
         }
