@@ -279,7 +279,7 @@ mod tests {
             "/opt/app",
             "/usr/local/src/x",
             "/tmp/x",
-            "/work",
+            "/data",
         ] {
             assert!(!is_system(Path::new(data)), "{data}");
         }
