@@ -17,7 +17,7 @@ use nix::mount::{MsFlags, mount};
 use super::calls::READ_ONLY;
 use super::error::{Context, MountError, Stage};
 use super::plan::ProcView;
-use super::view::{BOOT_ID, EMPTY_FILE, EMPTY_FOLDER, View};
+use super::view::{BOOT_ID, EMPTY_FILE, EMPTY_FOLDER, View, if_there};
 
 /// Files that show the kernel's command line (addresses, MACs), or keys and servers' names, or reboot the host.
 const EMPTY_FILES: [&str; 5] = ["cmdline", "keys", "sysrq-trigger", "kcore", "bootconfig"];
@@ -53,7 +53,7 @@ pub fn build(view: &mut View<'_>) -> Result<(), MountError> {
 
 fn cover(view: &mut View<'_>, with: &str, path: impl AsRef<Path>) -> Result<(), MountError> {
     let inside = View::inside(path.as_ref());
-    view.bind_if_there(Stage::Proc, with, path, 0, inside) // a copy of a read-only mount
+    if_there(view.bind(Stage::Proc, with, path, 0), inside) // a copy of a read-only mount
 }
 
 /// Binds every folder, and every file with a write bit, read-only onto itself.

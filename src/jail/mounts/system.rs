@@ -11,7 +11,7 @@ use nix::unistd::isatty;
 use super::calls::{NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
 use super::error::{Context, MountError, Stage};
 use super::plan::Note;
-use super::view::View;
+use super::view::{View, if_there};
 
 /// The only device nodes. Never net/tun (a payload could attach to its jail's own queue), fuse or a disk, under any flag.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -133,7 +133,7 @@ pub fn sys(view: &mut View<'_>) -> Result<(), MountError> {
     }
     for folder in shown {
         let (from, to) = (source.join(folder), Path::new("/sys").join(folder));
-        view.bind_if_there(Stage::Sys, &from, to, READ_ONLY | NO_SUID | NO_DEV | NO_EXEC, &from)?;
+        if_there(view.bind(Stage::Sys, &from, to, READ_ONLY | NO_SUID | NO_DEV | NO_EXEC), &from)?;
     }
     // Programs read their memory and processor limits here. Its own cgroup namespace shows no names of the host's; a host
     // without cgroup v2, or a kernel that refuses, leaves it empty.

@@ -88,6 +88,14 @@ fn named_sources<'t>(table: &'t Table, host_name: &str) -> impl Iterator<Item = 
         .map(|m| m.source.clone())
 }
 
+/// What was done, or nothing where `may_lack` is not there. That is looked for only after a failure: mostly it is there.
+pub fn if_there(done: Result<(), MountError>, may_lack: impl AsRef<Path>) -> Result<(), MountError> {
+    match done {
+        Err(MountError::Call { errno: Errno::ENOENT, .. }) if fs::symlink_metadata(may_lack).is_err() => Ok(()),
+        done => done,
+    }
+}
+
 impl<'a> View<'a> {
     /// Closes propagation, reads the outer table, and moves into a fresh scratch tmpfs.
     pub fn begin(plan: &'a Plan) -> Result<Self, MountError> {
@@ -225,21 +233,6 @@ impl<'a> View<'a> {
             calls::set_attributes(&tree, attributes, Reach::Tree).at(stage, "setting the attributes of", source)?;
         }
         self.attach(stage, &tree, target)
-    }
-
-    /// The same, or nothing where `may_lack`, one of the two, is not there. It is looked for only after a failure: mostly it is.
-    pub fn bind_if_there(
-        &mut self,
-        stage: Stage,
-        source: impl AsRef<Path>,
-        target: impl AsRef<Path>,
-        attributes: Attributes,
-        may_lack: impl AsRef<Path>,
-    ) -> Result<(), MountError> {
-        match self.bind(stage, source, target, attributes) {
-            Err(MountError::Call { errno: Errno::ENOENT, .. }) if fs::symlink_metadata(may_lack).is_err() => Ok(()),
-            other => other,
-        }
     }
 
     /// Binds a folder of the scratch space that is still filled, and closed for writes at the end.

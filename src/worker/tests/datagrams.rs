@@ -20,15 +20,11 @@ pub(super) fn datagrams_outside(scenario: &str) {
         setup.datagrams = Limits { mappings: 20, short, spare: Duration::from_secs(3600), ..Limits::default() };
     });
     host.go.send(&0).unwrap();
-    let begun = Clock::now();
     let ended = |close: Close| {
         let records = host.records.lock().unwrap();
         records.iter().filter(|r| r.end.is_some_and(|end| end.close == close)).count()
     };
-    while ended(Close::Idle) == 0 {
-        assert!(begun.elapsed() < PATIENCE, "an association of one question is forgotten");
-        thread::sleep(Span::from_millis(10));
-    }
+    await_state("an association of one question is forgotten", || ended(Close::Idle) > 0);
     host.go.send(&0).unwrap();
     host.go.receive().expect("a flood of sockets is over");
     let ports = seen.lock().unwrap().clone();
@@ -40,10 +36,9 @@ pub(super) fn datagrams_outside(scenario: &str) {
     let (generation, network) = (8, Id::direct());
     let table = Table { generation, network, direct: true, allow_lan: false, host: vec![own] };
     host.warden.send(&FromWarden::Table(table)).unwrap();
-    while ended(Close::Limit(Rule::HostAddress)) == 0 {
-        assert!(begun.elapsed() < PATIENCE * 2, "what has become the host's own is not sent to any more");
-        thread::sleep(Span::from_millis(10));
-    }
+    await_state("what has become the host's own is not sent to any more", || {
+        ended(Close::Limit(Rule::HostAddress)) > 0
+    });
     let before = seen.lock().unwrap().len();
     host.go.send(&0).unwrap();
     host.go.receive().expect("the last datagram is refused");

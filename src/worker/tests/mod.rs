@@ -39,6 +39,15 @@ const ROLE: &str = "NETJAIL_TEST_ROLE";
 const CHANNEL: &str = "NETJAIL_TEST_CHANNEL";
 const PATIENCE: Span = Span::from_secs(20);
 
+/// Looks until something is so.
+fn await_state(what: &str, is_so: impl Fn() -> bool) {
+    let begun = Clock::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "not so after {PATIENCE:?}: {what}");
+        thread::sleep(Span::from_millis(10)); // between two looks
+    }
+}
+
 /// A scenario's name, what happens on the host, and what happens in the jail.
 type Scenario = (&'static str, fn(&str), fn());
 

@@ -42,6 +42,11 @@ fn pour(mut stream: TcpStream) {
 }
 
 /// Figures for people; nothing is asserted.
+fn round_trip(stream: &mut TcpStream) {
+    stream.write_all(&[1; 64]).unwrap();
+    stream.read_exact(&mut [0; 64]).unwrap();
+}
+
 fn measure(label: &str, phase: &mut dyn FnMut(usize)) {
     let span = Span::from_millis(1500);
     let data = vec![3; 1 << 20];
@@ -67,8 +72,7 @@ fn measure(label: &str, phase: &mut dyn FnMut(usize)) {
     let mut rounds: Vec<_> = (0..5000)
         .map(|_| {
             let start = Clock::now();
-            stream.write_all(&[1; 64]).unwrap();
-            stream.read_exact(&mut [0; 64]).unwrap();
+            round_trip(&mut stream);
             start.elapsed()
         })
         .collect();
@@ -78,8 +82,7 @@ fn measure(label: &str, phase: &mut dyn FnMut(usize)) {
         .map(|_| {
             let start = Clock::now();
             let mut stream = dial(HOST4, 1002).unwrap();
-            stream.write_all(&[1; 64]).unwrap();
-            stream.read_exact(&mut [0; 64]).unwrap();
+            round_trip(&mut stream);
             start.elapsed()
         })
         .collect();

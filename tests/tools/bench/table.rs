@@ -121,6 +121,26 @@ const fn long(mut probe: Probe, rounds: usize, quick: bool) -> Probe {
     probe
 }
 
+/// So many idle flows, in how many rounds, and whether `--quick` has them. A macro, because names are joined at compile time.
+macro_rules! idle {
+    ($many:literal, $flows:expr, $echo:expr, $rounds:expr, $quick:expr) => {
+        long(
+            probe(
+                concat!("idle ", $many),
+                Group::Idle,
+                How::Idle { flows: $flows },
+                &[
+                    plain(concat!("KiB, ", $many), KIB, AtMost(3.0)),
+                    plain(concat!("echo, ", $many), MILLISECONDS, $echo),
+                    plain(concat!("trip, ", $many), TIMES, AtMost(1.2)),
+                ],
+            ),
+            $rounds,
+            $quick,
+        )
+    };
+}
+
 /// A ring of a flow's one direction, and what else a flow has.
 const RING_KIB: f64 = 256.0 + 16.0;
 
@@ -197,62 +217,10 @@ pub const PROBES: &[Probe] = &[
             ratio("down, no server", GBIT, AtLeast(1.3)),
         ],
     ),
-    long(
-        probe(
-            "idle 1k",
-            Group::Idle,
-            How::Idle { flows: 1_000 },
-            &[
-                plain("KiB, 1k", KIB, AtMost(3.0)),
-                plain("echo, 1k", MILLISECONDS, Target::None),
-                plain("trip, 1k", TIMES, AtMost(1.2)),
-            ],
-        ),
-        2,
-        true,
-    ),
-    long(
-        probe(
-            "idle 5k",
-            Group::Idle,
-            How::Idle { flows: 5_000 },
-            &[
-                plain("KiB, 5k", KIB, AtMost(3.0)),
-                plain("echo, 5k", MILLISECONDS, Target::None),
-                plain("trip, 5k", TIMES, AtMost(1.2)),
-            ],
-        ),
-        2,
-        false,
-    ),
-    long(
-        probe(
-            "idle 10k",
-            Group::Idle,
-            How::Idle { flows: 10_000 },
-            &[
-                plain("KiB, 10k", KIB, AtMost(3.0)),
-                plain("echo, 10k", MILLISECONDS, AtMost(400.0)),
-                plain("trip, 10k", TIMES, AtMost(1.2)),
-            ],
-        ),
-        3,
-        false,
-    ),
-    long(
-        probe(
-            "idle 50k",
-            Group::Idle,
-            How::Idle { flows: MOST_FLOWS },
-            &[
-                plain("KiB, 50k", KIB, AtMost(3.0)),
-                plain("echo, 50k", MILLISECONDS, Target::None),
-                plain("trip, 50k", TIMES, AtMost(1.2)),
-            ],
-        ),
-        1,
-        false,
-    ),
+    idle!("1k", 1_000, Target::None, 2, true),
+    idle!("5k", 5_000, Target::None, 2, false),
+    idle!("10k", 10_000, AtMost(400.0), 3, false),
+    idle!("50k", MOST_FLOWS, Target::None, 1, false),
     long(
         probe(
             "stalled readers",
