@@ -276,7 +276,10 @@ impl Worker {
         let failed = |source| WorkerError::System { step: "epoll_wait", source };
         let (begin, bytes) = (Clock::now(), std::mem::take(&mut self.volume));
         let mut ready = None;
-        if let Some(moment) = self.spin.moment() {
+        // Work that is left does not wait for more of it.
+        if most != Some(Duration::ZERO)
+            && let Some(moment) = self.spin.moment()
+        {
             while ready.is_none() && begin.elapsed() < moment {
                 ready = Some(self.poll.wait(Some(Duration::ZERO)).map_err(failed)?).filter(|ready| ready.len() > 0);
             }
