@@ -190,7 +190,7 @@ fn the_limits_in_the_reference_are_those_of_the_program() {
         "const MAX_PENDING: usize = 1000;",
         "const ASSOCIATING: usize = 128;",
         "const WAITING: usize = 64;",
-        "const WAITING_BYTES: usize = 64 * 1024;",
+        "const WAITING_BYTES: usize = 128 * 1024;",
         "const REFUSED_FOR: Duration = Duration::from_secs(60);",
         "const FAILED_FOR: Duration = Duration::from_secs(2);",
         "server.port(), 53 | 123",
@@ -237,7 +237,7 @@ fn the_limits_in_the_reference_are_those_of_the_program() {
             grouped(128),
             "rule `limit-pending`: EHOSTUNREACH",
         ),
-        ("datagrams that wait for one of them", "64, or 64 KiB".into(), "further ones are lost"),
+        ("datagrams that wait for one of them", "64, or 128 KiB".into(), "further ones are lost"),
         (
             "a proxy that refuses UDP ASSOCIATE",
             "60 s; 2 s after any other failure".into(),

@@ -14,9 +14,10 @@ use super::batch::Cut;
 use crate::overlay::socks5::Handshake;
 use crate::stack::Instant;
 
-/// The most datagrams, and bytes of them before the last one, that wait for one association.
+/// The most datagrams, and bytes of them before the last one, that wait for one association. So many bytes that a burst with
+/// one datagram of the largest size among ordinary ones waits whole.
 const WAITING: usize = 64;
-const WAITING_BYTES: usize = 64 * 1024;
+const WAITING_BYTES: usize = 128 * 1024;
 
 /// How a mapping's datagrams leave.
 pub(super) enum Leg {
@@ -133,4 +134,25 @@ pub(super) fn complaint(fd: &OwnedFd) -> Option<Complaint> {
     let length = got.bytes;
     data.truncate(length);
     Some(Complaint { to, errno: error.ee_errno as i32, mtu: error.ee_info, data })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many of datagrams of these lengths wait.
+    fn kept(lengths: impl IntoIterator<Item = usize>) -> usize {
+        let mut associating = Associating::new(Instant::ZERO);
+        let server = SocketAddr::from(([203, 0, 113, 9], 443));
+        lengths.into_iter().for_each(|length| associating.keep(server, &vec![0; length]));
+        associating.take().len()
+    }
+
+    #[test]
+    fn a_burst_around_the_largest_datagram_waits_whole_and_what_waits_is_bounded() {
+        assert_eq!(kept([99, 99, 99, 65_507, 99, 99]), 6);
+        assert_eq!(kept([1452; 2 * WAITING]), WAITING, "so many of the internet's size");
+        assert_eq!(kept([65_507; WAITING]), 3);
+        assert_eq!(kept([0; 2 * WAITING]), WAITING);
+    }
 }
