@@ -128,6 +128,34 @@ fn bulk_is_read_in_pieces_of_more_than_thirty_kilobytes_and_without_a_lock() {
     }
 }
 
+#[test]
+fn bulk_reaches_the_program_in_packets_longer_than_ip_can_say() {
+    root_only!();
+    require!(lab::program("strace").is_some(), "no strace");
+    require!(netjail::tun::longest_packet() > 65_535, "Linux before 6.3 takes no longer packets");
+    for (target, mtu) in TARGETS[..2].iter().flat_map(|target| MTUS.map(|mtu| (target, mtu))) {
+        let proxy = Proxy::serving(Behaviour::Bulk(40, 7));
+        let line = format!("echo up; read x; {} bulk {target} 40 7; echo moved; read x", lab::tool("probe"));
+        let jail = Jail::socks5(proxy.addr, "").with(&["--mtu", mtu]);
+        let mut running = jail.start("app:proxy", &["sh", "-c", &line]);
+        running.until("up");
+        let relay = role(running.pid(), "nj-relay");
+        let queues = queues(relay);
+        let trace = Trace::of(relay, "write");
+        running.say("go\n");
+        let said = running.until("moved");
+        let text = trace.end();
+        running.say("end\n");
+        running.finish().good();
+        assert!(said.contains("down good"), "{target}, MTU {mtu}: {said}");
+        let calls = text.lines().filter(|line| queues.iter().any(|queue| line.contains(&format!(" write({queue}, "))));
+        let written: Vec<i64> = calls.filter_map(|line| line.rsplit_once("= ")?.1.parse().ok()).collect();
+        let longest = written.iter().max().unwrap();
+        assert!(*longest > 100_000, "{target}, MTU {mtu}: {longest} bytes at most");
+        assert!(written.iter().all(|count| *count > 0), "the kernel refused a packet");
+    }
+}
+
 /// The proportional share of memory, in bytes.
 fn memory(pid: i32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();

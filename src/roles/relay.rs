@@ -24,6 +24,7 @@ use crate::names::{self, Resolver};
 use crate::overlay::Credentials;
 use crate::registry::{Kind, Udp};
 use crate::stack;
+use crate::tun;
 use crate::worker::{Driver, Limits, Setup, Siblings, Worker};
 
 /// Builds the workers and becomes the first of them; ends with them.
@@ -168,7 +169,7 @@ fn worker_setup(
         connect_timeout: setup.network.connect_timeout,
         datagrams: Limits::default(),
         siblings: None,
-        stack: stack::Config { seed, datagrams, ..stack::Config::default() },
+        stack: stack::Config { seed, longest: tun::longest_packet(), datagrams, ..stack::Config::default() },
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::device::LONGEST;
 use super::{Datagrams, Duration, FlowId};
 use crate::flow::Refusal;
 
@@ -12,6 +13,9 @@ pub struct Config {
     pub seed: [u64; 3],
     /// Bytes of each of a flow's two rings. 256 KiB is the knee of the throughput curve.
     pub ring: usize,
+    /// The most bytes of a packet to a client: 65,535, or more where the kernel takes longer ones of TCP from a TUN
+    /// ([`crate::tun::longest_packet`]).
+    pub longest: usize,
     /// The most flows, pending ones included.
     pub flows: usize,
     /// The most flows that wait for the overlay's answer.
@@ -31,6 +35,7 @@ impl Default for Config {
         Self {
             seed: [0; 3],
             ring: 256 * 1024,
+            longest: LONGEST,
             flows: 65_536,
             pending: 4_096,
             half_close: Duration::from_secs(15 * 60),

@@ -5,6 +5,7 @@ use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
 
 use super::device::Wire;
 use super::flow::{Flow, Live, Phase};
+use super::train::{Long, Way};
 use super::{Closed, Drained, Duration, FlowId, Instant, NoMemory, Sink, Stack, write_refusal};
 use crate::flow::Refusal;
 
@@ -40,6 +41,7 @@ impl Stack {
             rx,
             tx,
             segment,
+            long: Long::default(),
             fill,
             touched: !early.is_empty(),
             hole: false,
@@ -53,8 +55,10 @@ impl Stack {
         };
         let held = self.table.promote(id, live);
         if let Some(live) = self.table.live(id) {
-            let mut wire = Wire { incoming: Some(&syn), scratch: &mut self.scratch, sink, segment };
+            let way = Way { sink, segment, long: &mut live.long };
+            let mut wire = Wire { incoming: Some(&syn), train: &mut self.train, way };
             self.interface.poll_ingress_single(now, &mut wire, &mut live.sockets);
+            wire.depart();
             if listening.is_err() || live.state() != State::SynReceived {
                 // A port or an address that no socket can have; such a SYN was never sent by a kernel.
                 if let Some(held) = held {
@@ -158,8 +162,10 @@ impl Stack {
     pub fn abort(&mut self, now: Instant, id: FlowId, sink: &mut dyn Sink) {
         if let Some(live) = self.table.live(id) {
             live.socket().abort();
-            let mut wire = Wire { incoming: None, scratch: &mut self.scratch, sink, segment: live.segment };
+            let way = Way { sink, segment: live.segment, long: &mut live.long };
+            let mut wire = Wire { incoming: None, train: &mut self.train, way };
             self.interface.poll_egress(now, &mut wire, &mut live.sockets);
+            wire.depart();
             self.release(now, id);
         } else {
             self.refuse(id, Refusal::Refused, sink);

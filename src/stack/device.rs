@@ -1,18 +1,12 @@
 //! The seam to smoltcp: one packet in, and packets out with the virtio-net header that makes the kernel segment them.
 //!
 //! smoltcp is told that the device carries 65,535 bytes, and that the client takes segments as long (see
-//! [`super::flow::hold`]), so it fills each packet from the ring. What is longer than the client's true segment leaves with
-//! `gso_size` set, and the kernel cuts it, or hands it on whole; both families alike. smoltcp computes no TCP checksum: the
-//! kernel is asked to (NEEDS_CSUM), and within one machine never does.
-
-use std::net::IpAddr;
+//! [`super::flow::Held::for_socket`]), so it fills each packet from the ring. What leaves is [`super::train`]'s.
 
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
-use super::emit;
-use super::packet::{GSO_TCP4, GSO_TCP6, IPV4_HEADER, IPV6_HEADER, NEEDS_CHECKSUM, TCP};
-use crate::tun::VNET_HEADER;
+use super::train::{Train, Way};
 
 /// The longest IP packet.
 pub(super) const LONGEST: usize = 65_535;
@@ -29,19 +23,19 @@ impl<F: FnMut(&[u8])> Sink for F {
     }
 }
 
-/// A device for the time of one call into smoltcp.
+/// A device for the time of one call into smoltcp, or of a row of them, for one flow. [`Wire::depart`] ends the row.
 pub(super) struct Wire<'a> {
     /// The packet that comes in, without a virtio-net header.
     pub incoming: Option<&'a [u8]>,
-    /// Room for the longest packet and its header.
-    pub scratch: &'a mut [u8],
-    pub sink: &'a mut dyn Sink,
-    /// The client's true segment size.
-    pub segment: u16,
+    pub train: &'a mut Train,
+    pub way: Way<'a>,
 }
 
-pub(super) fn scratch() -> Box<[u8]> {
-    vec![0; VNET_HEADER + LONGEST].into_boxed_slice()
+impl Wire<'_> {
+    /// Sends what waits for company.
+    pub fn depart(&mut self) {
+        self.train.depart(&mut self.way);
+    }
 }
 
 pub(super) fn capabilities() -> DeviceCapabilities {
@@ -54,23 +48,23 @@ pub(super) fn capabilities() -> DeviceCapabilities {
     capabilities
 }
 
-impl Device for Wire<'_> {
+impl<'a> Device for Wire<'a> {
     type RxToken<'t>
-        = Incoming<'t>
+        = Incoming<'a>
     where
         Self: 't;
     type TxToken<'t>
-        = Outgoing<'t>
+        = Outgoing<'t, 'a>
     where
         Self: 't;
 
-    fn receive(&mut self, _now: Instant) -> Option<(Incoming<'_>, Outgoing<'_>)> {
+    fn receive(&mut self, _now: Instant) -> Option<(Incoming<'a>, Outgoing<'_, 'a>)> {
         let packet = self.incoming.take()?;
-        Some((Incoming(packet), Outgoing { scratch: self.scratch, sink: self.sink, segment: self.segment }))
+        Some((Incoming(packet), Outgoing(self)))
     }
 
-    fn transmit(&mut self, _now: Instant) -> Option<Outgoing<'_>> {
-        Some(Outgoing { scratch: self.scratch, sink: self.sink, segment: self.segment })
+    fn transmit(&mut self, _now: Instant) -> Option<Outgoing<'_, 'a>> {
+        Some(Outgoing(self))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -86,47 +80,10 @@ impl RxToken for Incoming<'_> {
     }
 }
 
-pub(super) struct Outgoing<'a> {
-    scratch: &'a mut [u8],
-    sink: &'a mut dyn Sink,
-    segment: u16,
-}
+pub(super) struct Outgoing<'t, 'a>(&'t mut Wire<'a>);
 
-impl TxToken for Outgoing<'_> {
+impl TxToken for Outgoing<'_, '_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let frame = &mut self.scratch[..VNET_HEADER + len];
-        let result = f(&mut frame[VNET_HEADER..]);
-        dress(frame, self.segment);
-        self.sink.send(frame);
-        result
-    }
-}
-
-/// Fills in the virtio-net header and the partial checksum of a TCP packet that smoltcp wrote behind it.
-fn dress(frame: &mut [u8], segment: u16) {
-    let (header, packet) = frame.split_at_mut(VNET_HEADER);
-    header.fill(0);
-    let (source, destination, ip, gso) = match packet.first().map(|byte| byte >> 4) {
-        Some(4) if packet.len() >= IPV4_HEADER + 20 => {
-            let at = |i: usize| IpAddr::from([packet[i], packet[i + 1], packet[i + 2], packet[i + 3]]);
-            (at(12), at(16), IPV4_HEADER, GSO_TCP4)
-        }
-        Some(6) if packet.len() >= IPV6_HEADER + 20 => {
-            let at = |i: usize| packet[i..].first_chunk::<16>().map(|octets| IpAddr::from(*octets));
-            let (Some(source), Some(destination)) = (at(8), at(24)) else { return };
-            (source, destination, IPV6_HEADER, GSO_TCP6)
-        }
-        _ => return,
-    };
-    let headers = ip + usize::from(packet[ip + 12] >> 4) * 4;
-    let sum = emit::partial(source, destination, TCP, packet.len() - ip);
-    packet[ip + 16..ip + 18].copy_from_slice(&sum.to_be_bytes());
-    header[0] = NEEDS_CHECKSUM;
-    header[6..8].copy_from_slice(&(ip as u16).to_ne_bytes());
-    header[8..10].copy_from_slice(&16u16.to_ne_bytes());
-    if packet.len() > headers + usize::from(segment) {
-        header[1] = gso;
-        header[2..4].copy_from_slice(&(headers as u16).to_ne_bytes());
-        header[4..6].copy_from_slice(&segment.to_ne_bytes());
+        self.0.train.add(len, &mut self.0.way, f)
     }
 }

@@ -20,6 +20,7 @@ use super::arena::Ring;
 use super::device::LONGEST;
 use super::emit;
 use super::packet::{self, IPV4_HEADER, IPV6_HEADER, Packet, Tcp};
+use super::train::Long;
 
 /// Names a flow for as long as it lives; a later flow in the same place has another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -177,6 +178,7 @@ pub(super) struct Live {
     pub tx: Ring,
     /// The client's true segment size.
     pub segment: u16,
+    pub long: Long,
     /// The most bytes that the transmit ring is filled with: a multiple of a full packet, so that no small one follows.
     pub fill: usize,
     /// Whether a ring may hold pages.

@@ -7,6 +7,7 @@ use smoltcp::socket::tcp::State;
 use super::device::Wire;
 use super::flow::{Flow, Held, Key, Phase};
 use super::packet::{self, Packet, Tcp};
+use super::train::Way;
 use super::udp::{self, Taken};
 use super::{Closed, Event, FlowId, Instant, LOOK_AGAIN, Limit, Sink, Stack, emit, write_refusal};
 use crate::flow::Refusal;
@@ -101,8 +102,10 @@ impl Stack {
             packet.bytes
         };
         let (before, queued) = (live.state(), live.socket_ref().recv_queue());
-        let mut wire = Wire { incoming: Some(bytes), scratch: &mut self.scratch, sink, segment: live.segment };
+        let way = Way { sink, segment: live.segment, long: &mut live.long };
+        let mut wire = Wire { incoming: Some(bytes), train: &mut self.train, way };
         self.interface.poll_ingress_single(now, &mut wire, &mut live.sockets);
+        wire.depart();
         let after = live.state();
         live.unanswered += tcp.length as usize;
         if tcp.data > 0 {

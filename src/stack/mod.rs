@@ -10,7 +10,7 @@
 //! place ([`Stack::drain`], [`Stack::fill`]), told by [`Event::Ready`] when there is something to do. [`Stack::flush`]
 //! sends what is due. Each direction closes by itself; a reset passes at once, and discards.
 //!
-//! - `api`: configuration and events. `packet`, `emit`, `fragments`: IP in and out. `device`: the seam to smoltcp, and segmentation offload.
+//! - `api`: configuration and events. `packet`, `emit`, `fragments`: IP in and out. `device`: the seam to smoltcp. `train`: what leaves, and segmentation offload.
 //! - `commands`: what the caller says of a flow. `incoming`: what a packet does to one.
 //! - `flow`: phases and the table. `arena`: the rings' memory. `deadlines`: timers. `udp`: what is not TCP.
 
@@ -26,6 +26,7 @@ mod incoming;
 mod packet;
 #[cfg(test)]
 mod tests;
+mod train;
 pub mod udp;
 
 use std::collections::VecDeque;
@@ -50,6 +51,7 @@ use device::Wire;
 use flow::{Flow, Held, Live, Phase, Table};
 use fragments::Fragments;
 use packet::Parsed;
+use train::{Long, Train, Way};
 use udp::Taken;
 
 /// How many packets one flow sends before the next one's turn.
@@ -85,7 +87,7 @@ pub struct Stack {
     egress: Vec<FlowId>,
     egress_spare: Vec<FlowId>,
     trim_at: Option<Instant>,
-    scratch: Box<[u8]>,
+    train: Train,
     reply: Vec<u8>,
     dropped: u64,
 }
@@ -93,9 +95,10 @@ pub struct Stack {
 impl Stack {
     /// A stack without flows.
     pub fn new(config: Config, now: Instant) -> Self {
-        let mut scratch = device::scratch();
+        let mut train = Train::new(config.longest);
         let mut nowhere = |_: &[u8]| {};
-        let mut wire = Wire { incoming: None, scratch: &mut scratch, sink: &mut nowhere, segment: 0 };
+        let way = Way { sink: &mut nowhere, segment: 0, long: &mut Long::default() };
+        let mut wire = Wire { incoming: None, train: &mut train, way };
         let mut settings = InterfaceConfig::new(HardwareAddress::Ip);
         settings.random_seed = config.seed[2];
         let mut interface = Interface::new(settings, &mut wire, now);
@@ -110,7 +113,7 @@ impl Stack {
             egress: Vec::new(),
             egress_spare: Vec::new(),
             trim_at: None,
-            scratch,
+            train,
             reply: Vec::with_capacity(2048),
             dropped: 0,
             config,
@@ -278,12 +281,14 @@ impl Stack {
             }
         }
         let mut packets = 0;
-        let mut wire = Wire { incoming: None, scratch: &mut self.scratch, sink, segment: live.segment };
+        let way = Way { sink, segment: live.segment, long: &mut live.long };
+        let mut wire = Wire { incoming: None, train: &mut self.train, way };
         while packets < BURST
             && self.interface.poll_egress(now, &mut wire, &mut live.sockets) == PollResult::SocketStateChanged
         {
             packets += 1;
         }
+        wire.depart();
         let over = match live.state() {
             State::TimeWait => true,
             State::Closed if !live.orderly && packets < BURST => return self.end(now, id, Closed::ClientGone),

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
+use nix::sys::utsname::uname;
 
 /// The bytes of the virtio-net header before each packet (`struct virtio_net_hdr`, linux/virtio_net.h).
 pub const VNET_HEADER: usize = 10;
@@ -188,6 +189,20 @@ pub fn takes_super_datagrams(queue: BorrowedFd<'_>) -> bool {
     unsafe { ioctl::set_offload(queue.as_raw_fd(), all as libc::c_int) }.is_ok()
 }
 
+/// The most bytes of one TCP packet that the kernel takes from a TUN with virtio-net headers. Since Linux 6.3 that is not what
+/// 16 bits can name, but what a socket buffer holds (BIG TCP for IPv4); here it is one ring of a flow.
+pub fn longest_packet() -> usize {
+    let release = uname().map(|name| name.release().to_string_lossy().into_owned());
+    if release.is_ok_and(|release| is_since(&release, (6, 3))) { 256 * 1024 } else { 65_535 }
+}
+
+/// Whether a kernel's release (`6.18.1-generic`) is this one or a later one.
+fn is_since(release: &str, since: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else { return false };
+    (major, minor) >= since
+}
+
 /// Lets the device outlive its last descriptor, so that closing that one takes 0.07 ms instead of 23: the device then dies
 /// with its namespace, in a worker of the kernel. To be called only once no process of the jail lives, because a device
 /// that dies with its descriptors is what closes the way out when netjail itself is killed.
@@ -206,6 +221,16 @@ mod tests {
         let error = open(Source::Path(Path::new("/nonexistent/tun")), "nj0", 1).unwrap_err();
         assert!(matches!(error, TunError::Missing { .. }));
         assert!(error.to_string().contains("modprobe tun"), "{error}");
+    }
+
+    #[test]
+    fn a_release_is_compared_by_its_numbers() {
+        for later in ["6.3.0", "6.3-rc1", "6.18.44-x1", "10.0.1"] {
+            assert!(is_since(later, (6, 3)), "{later}");
+        }
+        for earlier in ["6.2.16", "5.19.0-50-generic", "4.4.0", "6", "", "x6.9"] {
+            assert!(!is_since(earlier, (6, 3)), "{earlier}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod dials;
 mod ends;
 mod flows;
 mod hostile;
+mod trains;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
