@@ -213,9 +213,10 @@ fn the_limits_in_the_reference_are_those_of_the_program() {
             "after two questions without answer the flow is reset",
         ),
         (
-            "each of a flow's two rings",
-            format!("{} KiB", stack.ring >> 10),
-            "the sender waits, as with any slow reader",
+            "a flow's ring for what the program sends, and for what is sent to it",
+            format!("{} KiB, {} KiB", stack.receive >> 10, stack.transmit >> 10),
+            "the sender waits, as with any slow reader; of the second one as much as of the first is used before the \
+             program has read a whole one",
         ),
         (
             "sockets of a jail's programs that send datagrams (mappings), of a worker",

@@ -11,8 +11,11 @@ use crate::flow::Refusal;
 pub struct Config {
     /// Secrets: the key of the flow table's hash, and the seed of the initial sequence numbers.
     pub seed: [u64; 3],
-    /// Bytes of each of a flow's two rings. 256 KiB is the knee of the throughput curve.
-    pub ring: usize,
+    /// Bytes of a flow's ring for what the client sends. 256 KiB is the knee of the throughput curve.
+    pub receive: usize,
+    /// Bytes of a flow's ring for what is sent to the client. Until the client has taken a whole ring, only as many are used as
+    /// the other one has. It is several packets of the [longest](Self::longest) kind: some are filled while one is read.
+    pub transmit: usize,
     /// The most bytes of a packet to a client: 65,535, or more where the kernel takes longer ones of TCP from a TUN
     /// ([`crate::tun::longest_packet`]).
     pub longest: usize,
@@ -34,7 +37,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             seed: [0; 3],
-            ring: 256 * 1024,
+            receive: 256 * 1024,
+            transmit: 1024 * 1024,
             longest: LONGEST,
             flows: 65_536,
             pending: 4_096,

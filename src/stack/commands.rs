@@ -4,10 +4,13 @@ use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
 
 use super::device::Wire;
-use super::flow::{Flow, Live, Phase};
+use super::flow::{Flow, Live, Phase, Room};
 use super::train::{Long, Way};
 use super::{Closed, Drained, Duration, FlowId, Instant, NoMemory, Sink, Stack, write_refusal};
 use crate::flow::Refusal;
+
+/// How many flows may use all of their transmit ring. With more at once none needs it, for there is always one to go on with.
+pub(super) const GROWN: usize = 64;
 
 impl Stack {
     /// Answers a held SYN: the overlay has connected. `early` are bytes that the server sent already.
@@ -15,18 +18,11 @@ impl Stack {
         let Some(Flow { phase: Phase::Pending(held), server, .. }) = self.table.get(id) else { return Ok(()) };
         let (syn, segment, whole) = held.for_socket();
         let server = *server;
-        let rx = self.arena.take()?;
-        let tx = match self.arena.take() {
-            Ok(ring) => ring,
-            Err(error) => {
-                self.arena.give_back(rx, false);
-                return Err(error);
-            }
-        };
-        // SAFETY: both rings were just taken, so these are their only slices. They live in the socket, which is dropped in
-        // `release` before the rings are given back, and with `table` before `arena` when the stack is dropped.
-        let (receive, transmit) = unsafe { (self.arena.bytes(rx), self.arena.bytes(tx)) };
-        let fill = (transmit.len() / whole * whole).max(transmit.len() / 2);
+        let rings = self.rings.take()?;
+        // SAFETY: the pair was just taken, so these are its only slices. They live in the socket, which is dropped in `release`
+        // before the pair is given back, and with `table` before `rings` when the stack is dropped.
+        let (receive, transmit) = unsafe { self.rings.bytes(rings) };
+        let room = Room::new(receive.len(), transmit.len(), whole);
         let mut socket = Socket::new(SocketBuffer::new(receive), SocketBuffer::new(transmit));
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);
@@ -38,11 +34,10 @@ impl Stack {
         let live = Live {
             sockets,
             handle,
-            rx,
-            tx,
+            rings,
             segment,
             long: Long::default(),
-            fill,
+            room,
             touched: !early.is_empty(),
             hole: false,
             drained: false,
@@ -126,14 +121,13 @@ impl Stack {
             return false;
         }
         let socket = live.socket_ref();
-        let (queued, fill) = (socket.send_queue(), live.fill);
-        socket.may_send() && (queued == 0 || fill.saturating_sub(queued) >= fill / 4)
+        socket.may_send() && live.room.is_worth_filling(socket.send_queue())
     }
 
     /// Offers `write` the free part of the transmit ring, up to where it wraps; it says how many bytes it put there.
     pub fn fill(&mut self, now: Instant, id: FlowId, write: impl FnOnce(&mut [u8]) -> usize) -> usize {
         let Some(live) = self.table.live(id) else { return 0 };
-        let free = live.fill.saturating_sub(live.socket_ref().send_queue());
+        let free = live.room.free(live.socket_ref().send_queue());
         let written = live.socket().send(|room| {
             let most = room.len().min(free);
             let room = &mut room[..most];
@@ -144,6 +138,8 @@ impl Stack {
         if written > 0 {
             live.progress = now;
             live.touched = true;
+            let queued = live.socket_ref().send_queue();
+            self.grown += usize::from(self.grown < GROWN && live.room.given(written, queued));
             self.queue_egress(id);
         }
         written

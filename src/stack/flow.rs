@@ -16,7 +16,7 @@ use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
 use smoltcp::time::{Duration, Instant};
 
-use super::arena::Ring;
+use super::arena::Pair;
 use super::device::LONGEST;
 use super::emit;
 use super::packet::{self, IPV4_HEADER, IPV6_HEADER, Packet, Tcp};
@@ -170,17 +170,63 @@ impl Held {
     }
 }
 
+/// How much of the transmit ring is used: at first as much as the receive ring has, so that a client that never reads costs no
+/// more than a server that never does; all of it once the client has taken so many bytes. Whole packets always, so that no
+/// small one follows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    now: usize,
+    first: usize,
+    all: usize,
+    /// Bytes that were put into the ring since there was nothing in it for a while.
+    given: usize,
+}
+
+impl Room {
+    /// For rings of so many bytes, and packets of so many.
+    pub fn new(receive: usize, transmit: usize, packet: usize) -> Self {
+        let whole = |ring: usize| (ring / packet * packet).max(ring / 2);
+        let all = whole(transmit);
+        let first = whole(receive).min(all);
+        Self { now: first, first, all, given: 0 }
+    }
+
+    /// Bytes that may be put behind those that are there.
+    pub fn free(&self, queued: usize) -> usize {
+        self.now.saturating_sub(queued)
+    }
+
+    /// Whether there is room for so many that they are worth a system call and a packet.
+    pub fn is_worth_filling(&self, queued: usize) -> bool {
+        queued == 0 || self.free(queued) >= self.now / 4
+    }
+
+    /// Bytes were put into the ring. True if all of it is used from now on.
+    pub fn given(&mut self, count: usize, queued: usize) -> bool {
+        self.given = self.given.saturating_add(count);
+        let grows = self.now < self.all && self.given.saturating_sub(queued) >= self.all;
+        if grows {
+            self.now = self.all;
+        }
+        grows
+    }
+
+    /// The flow rests. True if all of the ring was used.
+    pub fn rest(&mut self) -> bool {
+        self.given = 0;
+        std::mem::replace(&mut self.now, self.first) > self.first
+    }
+}
+
 /// A flow with a TCP socket.
 pub(super) struct Live {
     pub sockets: SocketSet<'static>,
     pub handle: SocketHandle,
-    pub rx: Ring,
-    pub tx: Ring,
+    pub rings: Pair,
     /// The client's true segment size.
     pub segment: u16,
     pub long: Long,
-    /// The most bytes that the transmit ring is filled with: a multiple of a full packet, so that no small one follows.
-    pub fill: usize,
+    pub room: Room,
     /// Whether a ring may hold pages.
     pub touched: bool,
     /// Whether the receive ring may hold bytes behind a hole, which its length does not show.

@@ -45,7 +45,7 @@ pub use smoltcp::time::{Duration, Instant};
 pub use udp::{Datagram, Datagrams};
 
 use crate::flow::Refusal;
-use arena::Arena;
+use arena::Rings;
 use deadlines::Deadlines;
 use device::Wire;
 use flow::{Flow, Held, Live, Phase, Table};
@@ -78,9 +78,11 @@ const TRIM_PAUSE: Duration = Duration::from_millis(20);
 pub struct Stack {
     config: Config,
     interface: Interface,
-    // Before the arena: a socket holds slices of its rings.
+    // Before the rings: a socket holds slices of them.
     table: Table,
-    arena: Arena,
+    rings: Rings,
+    /// Flows that use all of their transmit ring.
+    grown: usize,
     deadlines: Deadlines,
     fragments: Fragments,
     events: VecDeque<Event>,
@@ -106,7 +108,8 @@ impl Stack {
         Self {
             interface,
             table: Table::new([config.seed[0], config.seed[1]]),
-            arena: Arena::new(config.ring),
+            rings: Rings::new(config.receive, config.transmit),
+            grown: 0,
             deadlines: Deadlines::default(),
             fragments: Fragments::default(),
             events: VecDeque::new(),
@@ -231,11 +234,10 @@ impl Stack {
                 }
                 Phase::Live(live) => {
                     if live.touched && live.is_empty() && !live.hole && now >= live.progress + self.config.idle {
-                        let (rx, tx) = (live.rx, live.tx);
-                        self.arena.clean(rx);
-                        self.arena.clean(tx);
+                        self.rings.clean(live.rings);
                         if let Some(live) = self.table.live(id) {
                             live.touched = false;
+                            self.grown -= usize::from(live.room.rest());
                         }
                     }
                     self.send(now, id, sink);
@@ -243,7 +245,7 @@ impl Stack {
             }
         }
         if self.trim_at.is_some_and(|at| now >= at) {
-            self.trim_at = if self.arena.trim(TRIM) { Some(now + TRIM_PAUSE) } else { None };
+            self.trim_at = if self.rings.trim(TRIM) { Some(now + TRIM_PAUSE) } else { None };
         }
         let table = &self.table;
         self.deadlines.tidy(table.len(), |id, at| table.get(id).is_some_and(|flow| flow.registered == Some(at)));
@@ -323,11 +325,11 @@ impl Stack {
     /// Forgets a flow and takes its rings back.
     fn release(&mut self, now: Instant, id: FlowId) {
         let Some(flow) = self.table.remove(id) else { return };
-        if let Phase::Live(Live { sockets, rx, tx, touched, .. }) = flow.phase {
+        if let Phase::Live(Live { sockets, rings, touched, mut room, .. }) = flow.phase {
             drop(sockets);
-            self.arena.give_back(rx, touched);
-            self.arena.give_back(tx, touched);
-            if self.trim_at.is_none() && self.arena.is_warm() {
+            self.grown -= usize::from(room.rest());
+            self.rings.give_back(rings, touched);
+            if self.trim_at.is_none() && self.rings.is_warm() {
                 self.trim_at = Some(now + self.config.idle);
             }
         }

@@ -1,6 +1,8 @@
 //! The bytes of a flow, their order, and who waits for whom.
 
+use super::super::commands::GROWN;
 use super::*;
+use smoltcp::iface::SocketHandle;
 
 /// A byte stream that tells where it is.
 fn pattern(at: usize, room: &mut [u8]) {
@@ -121,6 +123,72 @@ fn a_reader_that_stalls_in_the_jail_stops_the_filling_and_loses_nothing() {
     let mut expected = vec![0; sent];
     pattern(0, &mut expected);
     assert!(got == expected, "{} of {sent}", got.len());
+}
+
+/// What a flow's transmit ring takes while the client reads nothing, beside the 8 KiB that the client itself has room for.
+fn stalled(lab: &mut Lab, flow: FlowId) -> usize {
+    let mut taken = 0;
+    loop {
+        let count = if lab.stack.wants_fill(flow) { lab.fill(flow, &[3; 4096]) } else { 0 };
+        lab.step();
+        taken += count;
+        if count == 0 {
+            return taken;
+        }
+    }
+}
+
+/// Brings so many bytes to a client that reads.
+fn moved(lab: &mut Lab, handle: SocketHandle, flow: FlowId, total: usize) {
+    let (mut put, mut got) = (0, 0);
+    while got < total {
+        put += lab.fill(flow, &[5; 4096][..(total - put).min(4096)]);
+        lab.step();
+        got += lab.received(handle).len();
+    }
+}
+
+#[test]
+fn only_a_client_that_reads_may_use_all_of_its_ring_and_few_may_at_once() {
+    const PART: usize = 16 << 10;
+    const WHOLE: usize = 64 << 10;
+    const WINDOW: usize = 8 << 10;
+    let config = Config { receive: PART, transmit: WHOLE, idle: Duration::from_secs(1), ..Config::default() };
+    let mut lab = Lab::with(1500, config);
+    let part = PART / 2..=PART + WINDOW;
+    let whole = WHOLE / 2..=WHOLE + WINDOW;
+    let mut flows = Vec::new();
+    for index in 0..GROWN + 1 {
+        let handle = lab.dial_with(index % 2 == 1, WINDOW);
+        let flow = lab.opened();
+        lab.accept(flow, b"");
+        let before = stalled(&mut lab, flow);
+        assert!(part.contains(&before), "{before} bytes for one that has read nothing");
+        lab.received(handle);
+        moved(&mut lab, handle, flow, 2 * WHOLE);
+        let after = stalled(&mut lab, flow);
+        let room = if index < GROWN { &whole } else { &part };
+        assert!(room.contains(&after), "flow {index}: {after} bytes");
+        flows.push((handle, flow));
+    }
+    // Who rests has to begin again, and another one may have its place.
+    let (handle, flow) = flows[0];
+    while !lab.received(handle).is_empty() {
+        lab.step();
+    }
+    (0..30).for_each(|_| lab.advance(Duration::from_millis(100)));
+    let rested = stalled(&mut lab, flow);
+    assert!(part.contains(&rested), "{rested} bytes after a rest");
+    let (handle, flow) = flows[GROWN];
+    while !lab.received(handle).is_empty() {
+        lab.step();
+    }
+    moved(&mut lab, handle, flow, 2 * WHOLE);
+    let grown = stalled(&mut lab, flow);
+    assert!(whole.contains(&grown), "{grown} bytes in the place of the one that rests");
+    // So has one that ends.
+    lab.abort(flows[1].1);
+    assert_eq!(lab.stack.grown, GROWN - 1);
 }
 
 #[test]

@@ -100,7 +100,7 @@ proptest! {
         noise in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..20),
     ) {
         let frames = script();
-        let config = Config { flows: 20, pending: 10, ring: 8192, ..Config::default() };
+        let config = Config { flows: 20, pending: 10, receive: 8192, transmit: 8192, ..Config::default() };
         let mut stack = Stack::new(config, Instant::ZERO);
         let mut now = Instant::ZERO;
         let mut sink = |_: &[u8]| {};
