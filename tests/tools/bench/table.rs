@@ -143,6 +143,9 @@ macro_rules! idle {
 
 /// A ring of a flow's one direction, and what else a flow has.
 const RING_KIB: f64 = 256.0 + 16.0;
+/// What one may hold that was never read: a quarter of its ring, and behind it as much as the program's kernel has taken of it (its
+/// receive buffer is 128 KiB where nobody has said otherwise, tcp(7)), since what was taken is not used again before the end of the ring.
+const UNREAD_KIB: f64 = 256.0 + 128.0;
 
 /// Less than a tick of CPU time, in milliseconds.
 const TICK_MS: f64 = 10.0;
@@ -226,7 +229,7 @@ pub const PROBES: &[Probe] = &[
             "stalled readers",
             Group::Held,
             How::Stall { mode: "unread" },
-            &[plain("KiB, unread", KIB, AtMost(RING_KIB)), plain("CPU, unread", MILLISECONDS, AtMost(TICK_MS))],
+            &[plain("KiB, unread", KIB, AtMost(UNREAD_KIB)), plain("CPU, unread", MILLISECONDS, AtMost(TICK_MS))],
         ),
         1,
         true,
