@@ -192,6 +192,29 @@ fn only_a_client_that_reads_may_use_all_of_its_ring_and_few_may_at_once() {
 }
 
 #[test]
+fn a_kernel_that_refuses_long_packets_after_all_costs_a_flow_one_time_out() {
+    for mtu in [1500, 65_520] {
+        let mut lab = Lab::with(mtu, Config { seed: [1, 2, 3], longest: 256 * 1024, ..Config::default() });
+        let (handle, flow) = lab.connected(mtu == 1500);
+        let (mut put, mut got) = (0, Vec::new());
+        const TOTAL: usize = 4 << 20;
+        let begun = lab.now;
+        while got.len() < TOTAL {
+            let mut data = vec![0; (TOTAL - put).min(256 * 1024)];
+            pattern(put, &mut data);
+            put += lab.fill(flow, &data);
+            lab.step();
+            got.extend(lab.received(handle));
+            assert!(lab.now < begun + Duration::from_secs(10), "MTU {mtu}: {} of {TOTAL}", got.len());
+        }
+        let mut expected = vec![0; TOTAL];
+        pattern(0, &mut expected);
+        assert!(got == expected, "MTU {mtu}");
+        assert!((1..=2).contains(&lab.kernel.refused), "MTU {mtu}: {} were refused", lab.kernel.refused);
+    }
+}
+
+#[test]
 fn an_urgent_byte_is_neither_lost_nor_disturbs_its_neighbours() {
     let mut stack = fresh();
     let now = Instant::ZERO;

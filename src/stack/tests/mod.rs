@@ -14,6 +14,7 @@ use smoltcp::phy::{Device, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp::{self, Socket, SocketBuffer};
 use smoltcp::wire::{IpCidr, IpEndpoint};
 
+use super::device::LONGEST;
 use super::packet::{GSO_TCP4, GSO_TCP6, ICMP, ICMP6, NEEDS_CHECKSUM, TCP, UDP, add, fold, pseudo};
 use super::*;
 use crate::tun::VNET_HEADER;
@@ -32,10 +33,17 @@ struct Kernel {
     to_client: VecDeque<Vec<u8>>,
     to_stack: VecDeque<Vec<u8>>,
     mtu: usize,
+    /// Packets that were longer than IP can say.
+    refused: usize,
 }
 
 impl Kernel {
     fn deliver(&mut self, frame: &[u8]) {
+        // As Linux before 6.3 does.
+        if frame.len() > VNET_HEADER + LONGEST {
+            self.refused += 1;
+            return;
+        }
         let (header, packet) = frame.split_at(VNET_HEADER);
         let v4 = packet[0] >> 4 == 4;
         let ip = if v4 { 20 } else { 40 };
@@ -148,7 +156,7 @@ impl Lab {
 
     fn with(mtu: usize, config: Config) -> Self {
         let now = Instant::from_secs(1);
-        let mut kernel = Kernel { to_client: VecDeque::new(), to_stack: VecDeque::new(), mtu };
+        let mut kernel = Kernel { to_client: VecDeque::new(), to_stack: VecDeque::new(), mtu, refused: 0 };
         let mut settings = InterfaceConfig::new(HardwareAddress::Ip);
         settings.random_seed = 77;
         let mut interface = Interface::new(settings, &mut kernel, now);
