@@ -179,6 +179,7 @@ fn the_limits_in_the_reference_are_those_of_the_program() {
     let mib = |bytes: usize| format!("{} MiB", bytes >> 20);
     declared(&[
         "const WAITING: u32 = 1024;",
+        "const GROWN: usize = 64;",
         "const STREAM_WAITING: u32 = 16;",
         "const PATIENCE: Duration = Duration::from_secs(2);",
         "const RESERVED_DESCRIPTORS: u64 = 256;",
@@ -216,7 +217,7 @@ fn the_limits_in_the_reference_are_those_of_the_program() {
             "a flow's ring for what the program sends, and for what is sent to it",
             format!("{} KiB, {} KiB", stack.receive >> 10, stack.transmit >> 10),
             "the sender waits, as with any slow reader; of the second one as much as of the first is used before the \
-             program has read a whole one",
+             program has read a whole one, and by the 65th flow of a worker that has",
         ),
         (
             "sockets of a jail's programs that send datagrams (mappings), of a worker",

@@ -190,7 +190,8 @@ pub fn takes_super_datagrams(queue: BorrowedFd<'_>) -> bool {
 }
 
 /// The most bytes of one TCP packet that the kernel takes from a TUN with virtio-net headers. Since Linux 6.3 that is not what
-/// 16 bits can name, but what a socket buffer holds (BIG TCP for IPv4); here it is one ring of a flow.
+/// 16 bits can name, but what a socket buffer holds (BIG TCP for IPv4); here it is a quarter of a flow's ring, so that the others
+/// can be filled while one is read.
 pub fn longest_packet() -> usize {
     let release = uname().map(|name| name.release().to_string_lossy().into_owned());
     if release.is_ok_and(|release| is_since(&release, (6, 3))) { 256 * 1024 } else { 65_535 }
