@@ -103,10 +103,13 @@ fn keep_fd_passes_a_file_on_and_no_socket() {
     std::fs::write(&file, "given\n").unwrap();
     let run = |fd: i32| {
         let mut command = jail.run_command("app:proxy", &["cat", "/proc/self/fd/9"]);
-        // SAFETY: dup2 takes two integers.
-        unsafe {
-            command.pre_exec(move || if libc::dup2(fd, 9) == 9 { Ok(()) } else { Err(std::io::Error::last_os_error()) })
+        // It may be number 9 already, and then keeps the flag that closes it. SAFETY: both calls take integers.
+        let nine = move || match unsafe { (libc::dup2(fd, 9), libc::fcntl(9, libc::F_SETFD, 0)) } {
+            (9, 0) => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
         };
+        // SAFETY: dup2 and fcntl take integers, and may be called behind fork.
+        unsafe { command.pre_exec(nine) };
         Running::start(command).finish()
     };
     let given = std::fs::File::open(&file).unwrap();

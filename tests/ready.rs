@@ -33,8 +33,10 @@ fn dials_in_a_row_keep_few_connections_ahead() {
 fn a_proxy_that_closes_what_waits_is_not_asked_again_and_no_dial_fails_of_it() {
     // The first dial's, the second one's, and then the one that was made ahead.
     let proxy = echo_with(Manner { drops: Some(3), ..Manner::default() });
-    let done = Jail::socks5(proxy.addr, "").probe(&["sequence", TARGET, "6"]);
+    let done = Jail::socks5(proxy.addr, "").probe(&["sequence", TARGET, "40"]);
     assert!(done.facts("failed").is_empty(), "{done:?}");
-    assert_eq!(proxy.asked().len(), 6, "{done:?}");
-    assert_eq!(proxy.accepted(), 7, "six dials, and the one that was closed");
+    assert_eq!(proxy.asked().len(), 40, "{done:?}");
+    // Forty dials and the one that was closed; one more may have been under way when that was seen. A jail that went on would
+    // have ten left over.
+    assert!(proxy.accepted() <= 42, "{} connections", proxy.accepted());
 }
