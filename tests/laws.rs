@@ -96,6 +96,38 @@ impl Trace {
     }
 }
 
+/// What the relay of a jail calls while a probe moves bytes.
+struct Moved {
+    said: String,
+    calls: String,
+    queues: Vec<i32>,
+}
+
+impl Moved {
+    /// Runs one probe in a jail and follows the relay's `calls` meanwhile.
+    fn by(jail: &Jail, probe: &str, calls: &str) -> Self {
+        let line = format!("echo up; read x; {} {probe}; echo moved; read x", lab::tool("probe"));
+        let mut running = jail.start("app:proxy", &["sh", "-c", &line]);
+        running.until("up");
+        let relay = role(running.pid(), "nj-relay");
+        let queues = queues(relay);
+        let trace = Trace::of(relay, calls);
+        running.say("go\n");
+        let said = running.until("moved");
+        let calls = trace.end();
+        running.say("end\n");
+        running.finish().good();
+        Self { said, calls, queues }
+    }
+
+    /// What each such call on a queue of the TUN returned.
+    fn returned(&self, call: &str) -> Vec<i64> {
+        let is_ours = |line: &&str| self.queues.iter().any(|queue| line.contains(&format!(" {call}({queue}, ")));
+        let number = |line: &str| line.rsplit_once("= ")?.1.split(' ').next()?.parse().ok();
+        self.calls.lines().filter(is_ours).filter_map(number).collect()
+    }
+}
+
 #[test]
 fn bulk_is_read_in_pieces_of_more_than_thirty_kilobytes_and_without_a_lock() {
     root_only!();
@@ -103,28 +135,14 @@ fn bulk_is_read_in_pieces_of_more_than_thirty_kilobytes_and_without_a_lock() {
     for mtu in MTUS {
         let proxy = Proxy::serving(Behaviour::Slow(200, 3, 0));
         let jail = Jail::socks5(proxy.addr, "").with(&["--mtu", mtu, "--workers", "2"]);
-        let line = format!("echo up; read x; {} upload {} 200 3; echo sent; read x", lab::tool("probe"), TARGETS[0]);
-        let mut running = jail.start("app:proxy", &["sh", "-c", &line]);
-        running.until("up");
-        let relay = role(running.pid(), "nj-relay");
-        let queues = queues(relay);
-        let trace = Trace::of(relay, "read,futex");
-        running.say("go\n");
-        running.until("sent");
-        let text = trace.end();
-        running.say("end\n");
-        running.finish().good();
+        let moved = Moved::by(&jail, &format!("upload {} 200 3", TARGETS[0]), "read,futex");
         assert_eq!(proxy.record.end_of(0).end, "eof");
-        let reads: Vec<usize> = text
-            .lines()
-            .filter(|line| queues.iter().any(|queue| line.contains(&format!(" read({queue}, "))))
-            .filter_map(|line| line.rsplit_once("= ")?.1.parse().ok())
-            .collect();
-        let bytes: usize = reads.iter().sum();
-        assert!(bytes > 190 << 20, "{bytes} bytes in {} reads:\n{:.2000}", reads.len(), text);
-        let mean = bytes / reads.len();
+        let reads: Vec<i64> = moved.returned("read").into_iter().filter(|count| *count >= 0).collect();
+        let bytes: i64 = reads.iter().sum();
+        assert!(bytes > 190 << 20, "{bytes} bytes in {} reads:\n{:.2000}", reads.len(), moved.calls);
+        let mean = bytes / reads.len() as i64;
         assert!(mean > 30 << 10, "MTU {mtu}: {mean} bytes a read");
-        assert!(!text.contains("futex("), "MTU {mtu}: a worker waits for a lock");
+        assert!(!moved.calls.contains("futex("), "MTU {mtu}: a worker waits for a lock");
     }
 }
 
@@ -135,21 +153,10 @@ fn bulk_reaches_the_program_in_packets_longer_than_ip_can_say() {
     require!(netjail::tun::longest_packet() > 65_535, "Linux before 6.3 takes no longer packets");
     for (target, mtu) in TARGETS[..2].iter().flat_map(|target| MTUS.map(|mtu| (target, mtu))) {
         let proxy = Proxy::serving(Behaviour::Bulk(40, 7));
-        let line = format!("echo up; read x; {} bulk {target} 40 7; echo moved; read x", lab::tool("probe"));
         let jail = Jail::socks5(proxy.addr, "").with(&["--mtu", mtu]);
-        let mut running = jail.start("app:proxy", &["sh", "-c", &line]);
-        running.until("up");
-        let relay = role(running.pid(), "nj-relay");
-        let queues = queues(relay);
-        let trace = Trace::of(relay, "write");
-        running.say("go\n");
-        let said = running.until("moved");
-        let text = trace.end();
-        running.say("end\n");
-        running.finish().good();
-        assert!(said.contains("down good"), "{target}, MTU {mtu}: {said}");
-        let calls = text.lines().filter(|line| queues.iter().any(|queue| line.contains(&format!(" write({queue}, "))));
-        let written: Vec<i64> = calls.filter_map(|line| line.rsplit_once("= ")?.1.parse().ok()).collect();
+        let moved = Moved::by(&jail, &format!("bulk {target} 40 7"), "write");
+        assert!(moved.said.contains("down good"), "{target}, MTU {mtu}: {}", moved.said);
+        let written = moved.returned("write");
         let longest = written.iter().max().unwrap();
         assert!(*longest > 100_000, "{target}, MTU {mtu}: {longest} bytes at most");
         assert!(written.iter().all(|count| *count > 0), "the kernel refused a packet");

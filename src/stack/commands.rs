@@ -3,9 +3,9 @@
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
 
-use super::device::Wire;
+use super::device::Port;
 use super::flow::{Flow, Live, Phase, Room};
-use super::train::{Long, Way};
+use super::train::Long;
 use super::{Closed, Drained, Duration, FlowId, Instant, NoMemory, Sink, Stack, write_refusal};
 use crate::flow::Refusal;
 
@@ -50,10 +50,7 @@ impl Stack {
         };
         let held = self.table.promote(id, live);
         if let Some(live) = self.table.live(id) {
-            let way = Way { sink, segment, long: &mut live.long };
-            let mut wire = Wire { incoming: Some(&syn), train: &mut self.train, way };
-            self.interface.poll_ingress_single(now, &mut wire, &mut live.sockets);
-            wire.depart();
+            live.hear(now, &syn, Port { interface: &mut self.interface, train: &mut self.train, sink });
             if listening.is_err() || live.state() != State::SynReceived {
                 // A port or an address that no socket can have; such a SYN was never sent by a kernel.
                 if let Some(held) = held {
@@ -158,10 +155,7 @@ impl Stack {
     pub fn abort(&mut self, now: Instant, id: FlowId, sink: &mut dyn Sink) {
         if let Some(live) = self.table.live(id) {
             live.socket().abort();
-            let way = Way { sink, segment: live.segment, long: &mut live.long };
-            let mut wire = Wire { incoming: None, train: &mut self.train, way };
-            self.interface.poll_egress(now, &mut wire, &mut live.sockets);
-            wire.depart();
+            live.speak(now, 1, Port { interface: &mut self.interface, train: &mut self.train, sink });
             self.release(now, id);
         } else {
             self.refuse(id, Refusal::Refused, sink);

@@ -3,6 +3,7 @@
 //! smoltcp is told that the device carries 65,535 bytes, and that the client takes segments as long (see
 //! [`super::flow::Held::for_socket`]), so it fills each packet from the ring. What leaves is [`super::train`]'s.
 
+use smoltcp::iface::Interface;
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
@@ -23,19 +24,19 @@ impl<F: FnMut(&[u8])> Sink for F {
     }
 }
 
-/// A device for the time of one call into smoltcp, or of a row of them, for one flow. [`Wire::depart`] ends the row.
+/// What all flows of a stack share on their way into smoltcp and out.
+pub(super) struct Port<'a> {
+    pub interface: &'a mut Interface,
+    pub train: &'a mut Train,
+    pub sink: &'a mut dyn Sink,
+}
+
+/// A device for the time of one call into smoltcp, or of a row of them, for one flow.
 pub(super) struct Wire<'a> {
     /// The packet that comes in, without a virtio-net header.
     pub incoming: Option<&'a [u8]>,
     pub train: &'a mut Train,
     pub way: Way<'a>,
-}
-
-impl Wire<'_> {
-    /// Sends what waits for company.
-    pub fn depart(&mut self) {
-        self.train.depart(&mut self.way);
-    }
 }
 
 pub(super) fn capabilities() -> DeviceCapabilities {

@@ -12,15 +12,15 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
-use smoltcp::iface::{SocketHandle, SocketSet};
+use smoltcp::iface::{PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
 use smoltcp::time::{Duration, Instant};
 
 use super::arena::Pair;
-use super::device::LONGEST;
+use super::device::{LONGEST, Port, Wire};
 use super::emit;
 use super::packet::{self, IPV4_HEADER, IPV6_HEADER, Packet, Tcp};
-use super::train::Long;
+use super::train::{Long, Way};
 
 /// Names a flow for as long as it lives; a later flow in the same place has another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -254,6 +254,28 @@ impl Live {
 
     pub fn socket_ref(&self) -> &tcp::Socket<'static> {
         self.sockets.get(self.handle)
+    }
+
+    /// Gives a packet to the socket, and sends what it answers at once.
+    pub fn hear(&mut self, now: Instant, packet: &[u8], port: Port<'_>) {
+        let way = Way { sink: port.sink, segment: self.segment, long: &mut self.long };
+        let mut wire = Wire { incoming: Some(packet), train: port.train, way };
+        port.interface.poll_ingress_single(now, &mut wire, &mut self.sockets);
+        wire.train.depart(&mut wire.way);
+    }
+
+    /// Lets the socket send at most so many packets; how many it had.
+    pub fn speak(&mut self, now: Instant, most: usize, port: Port<'_>) -> usize {
+        let way = Way { sink: port.sink, segment: self.segment, long: &mut self.long };
+        let mut wire = Wire { incoming: None, train: port.train, way };
+        let mut packets = 0;
+        while packets < most
+            && port.interface.poll_egress(now, &mut wire, &mut self.sockets) == PollResult::SocketStateChanged
+        {
+            packets += 1;
+        }
+        wire.train.depart(&mut wire.way);
+        packets
     }
 
     pub fn state(&self) -> tcp::State {

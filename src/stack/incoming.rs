@@ -4,10 +4,9 @@ use std::net::SocketAddr;
 
 use smoltcp::socket::tcp::State;
 
-use super::device::Wire;
+use super::device::Port;
 use super::flow::{Flow, Held, Key, Phase};
 use super::packet::{self, Packet, Tcp};
-use super::train::Way;
 use super::udp::{self, Taken};
 use super::{Closed, Event, FlowId, Instant, LOOK_AGAIN, Limit, Sink, Stack, emit, write_refusal};
 use crate::flow::Refusal;
@@ -102,10 +101,7 @@ impl Stack {
             packet.bytes
         };
         let (before, queued) = (live.state(), live.socket_ref().recv_queue());
-        let way = Way { sink, segment: live.segment, long: &mut live.long };
-        let mut wire = Wire { incoming: Some(bytes), train: &mut self.train, way };
-        self.interface.poll_ingress_single(now, &mut wire, &mut live.sockets);
-        wire.depart();
+        live.hear(now, bytes, Port { interface: &mut self.interface, train: &mut self.train, sink });
         let after = live.state();
         live.unanswered += tcp.length as usize;
         if tcp.data > 0 {

@@ -32,7 +32,7 @@ pub mod udp;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
-use smoltcp::iface::{Config as InterfaceConfig, Interface, PollResult};
+use smoltcp::iface::{Config as InterfaceConfig, Interface};
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::HardwareAddress;
 
@@ -47,7 +47,7 @@ pub use udp::{Datagram, Datagrams};
 use crate::flow::Refusal;
 use arena::Rings;
 use deadlines::Deadlines;
-use device::Wire;
+use device::{Port, Wire};
 use flow::{Flow, Held, Live, Phase, Table};
 use fragments::Fragments;
 use packet::Parsed;
@@ -282,15 +282,7 @@ impl Stack {
                 live.socket().close();
             }
         }
-        let mut packets = 0;
-        let way = Way { sink, segment: live.segment, long: &mut live.long };
-        let mut wire = Wire { incoming: None, train: &mut self.train, way };
-        while packets < BURST
-            && self.interface.poll_egress(now, &mut wire, &mut live.sockets) == PollResult::SocketStateChanged
-        {
-            packets += 1;
-        }
-        wire.depart();
+        let packets = live.speak(now, BURST, Port { interface: &mut self.interface, train: &mut self.train, sink });
         let over = match live.state() {
             State::TimeWait => true,
             State::Closed if !live.orderly && packets < BURST => return self.end(now, id, Closed::ClientGone),
